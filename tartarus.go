@@ -1,0 +1,150 @@
+// Package tartarus holds the nouns of the system: what a sandbox, its resources, its
+// network and its life cycle are. It imports the standard library only, so that every
+// other package can speak in these words without depending on one another.
+package tartarus
+
+import (
+	"crypto/rand"
+	"time"
+)
+
+// AgentPort is the port on which the guest agent listens inside every sandbox.
+const AgentPort = 49983
+
+// AgentVersion is the version the guest agent reports to clients. SDKs gate features on
+// it; 0.6.13 is the wire revision that the agent implements.
+const AgentVersion = "0.6.13"
+
+// AgentPath is where every template carries the guest agent.
+const AgentPath = "/usr/bin/tartarus-guest"
+
+// Spec is what a caller asked for, after defaults and policy amended it. It is fixed
+// when a sandbox is created.
+type Spec struct {
+	ID         string            `json:"id"`
+	Tenant     string            `json:"tenant"`
+	TemplateID string            `json:"templateID"`
+	Template   string            `json:"template,omitempty"` // the name it was asked by
+	Resources  Resources         `json:"resources"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+	Env        map[string]string `json:"env,omitempty"`
+	Network    Network           `json:"network"`
+	Lifecycle  Lifecycle         `json:"lifecycle"`
+	Timeout    time.Duration     `json:"timeout"`
+	Runtime    string            `json:"runtime,omitempty"` // demanded runtime; empty lets the node choose
+	Secrets    Secrets           `json:"secrets"`
+	RequestID  string            `json:"requestID,omitempty"`
+}
+
+// Secrets are a sandbox's bearer tokens. They travel in records and jobs, never in logs.
+type Secrets struct {
+	AgentToken   string `json:"agentToken,omitempty"`   // X-Access-Token of the guest agent
+	TrafficToken string `json:"trafficToken,omitempty"` // needed by clients when public traffic is off
+}
+
+// LogValue keeps tokens out of structured logs.
+func (Secrets) LogValue() string { return "[redacted]" }
+
+// String keeps tokens out of formatted messages.
+func (Secrets) String() string { return "[redacted]" }
+
+// Resources limit one sandbox.
+type Resources struct {
+	VCPU     int   `json:"vcpu"`     // whole virtual CPUs
+	MemoryMB int64 `json:"memoryMB"` // MiB of memory, guest and its overhead together
+	DiskMB   int64 `json:"diskMB"`   // MiB the writable layer may hold
+	PIDs     int64 `json:"pids"`     // processes and threads inside the guest
+}
+
+// Network says what may leave and enter a sandbox.
+type Network struct {
+	// Internet off means that nothing leaves but answers to what came in.
+	Internet bool `json:"internet"`
+	// Allow and Deny hold addresses, CIDRs and (Allow only) domain names; Allow wins over Deny,
+	// but nothing a caller asks for opens the always-denied ranges.
+	Allow []string `json:"allow,omitempty"`
+	Deny  []string `json:"deny,omitempty"`
+	// PublicTraffic off means that ingress needs the traffic token.
+	PublicTraffic   bool   `json:"publicTraffic"`
+	MaskRequestHost string `json:"maskRequestHost,omitempty"`
+	HTTPSPorts      []int  `json:"httpsPorts,omitempty"`
+}
+
+// Lifecycle says what happens when the time is up.
+type Lifecycle struct {
+	PauseOnTimeout bool `json:"pauseOnTimeout,omitempty"`
+	PauseMemory    bool `json:"pauseMemory,omitempty"` // keep memory, not only the disk
+	AutoResume     bool `json:"autoResume,omitempty"`
+}
+
+// Sandbox is one isolated environment, as the node that owns it last described it.
+type Sandbox struct {
+	Spec
+	Node      string    `json:"node,omitempty"`
+	Phase     Phase     `json:"phase"`
+	Reason    Reason    `json:"reason,omitempty"`
+	Message   string    `json:"message,omitempty"` // one sentence for people, beside Reason
+	Driver    string    `json:"driver,omitempty"`  // runtime that really runs it
+	Tier      Tier      `json:"tier,omitempty"`
+	CreatedAt time.Time `json:"createdAt"`
+	StartedAt time.Time `json:"startedAt,omitzero"`
+	Deadline  time.Time `json:"deadline,omitzero"` // when its time is up
+	EndedAt   time.Time `json:"endedAt,omitzero"`
+	// Revision counts changes; stores compare it before they set.
+	Revision int64 `json:"revision"`
+}
+
+// Tier is how strongly a sandbox is kept apart from its host.
+type Tier string
+
+// The tiers, weakest first.
+const (
+	TierNone       Tier = "none"        // no isolation: tests and benchmarks only
+	TierUserKernel Tier = "user-kernel" // system calls served by a user-space kernel
+	TierEmulated   Tier = "emulated-vm" // a virtual machine without hardware support
+	TierHardware   Tier = "hardware-vm" // a virtual machine on hardware virtualisation
+)
+
+var tierRank = map[Tier]int{TierNone: 1, TierUserKernel: 2, TierEmulated: 3, TierHardware: 4}
+
+// AtLeast reports whether t isolates as strongly as want. An unknown tier satisfies nothing.
+func (t Tier) AtLeast(want Tier) bool { return tierRank[t] > 0 && tierRank[t] >= tierRank[want] }
+
+const idAlphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+// NewID makes an identifier that fits in a host name: the letter i and 20 random lower-case
+// letters and digits, about 103 bits.
+func NewID() string { return "i" + randomString(20) }
+
+// NewTemplateID makes a template's identifier: 20 random lower-case letters and digits.
+func NewTemplateID() string { return randomString(20) }
+
+func randomString(n int) string {
+	out := make([]byte, 0, n)
+	var buf [32]byte
+	for len(out) < n {
+		rand.Read(buf[:]) // never fails: crypto/rand aborts the program instead
+		for _, b := range buf {
+			// 252 = 7*36: larger values would favour the alphabet's start.
+			if b < 252 && len(out) < n {
+				out = append(out, idAlphabet[int(b)%len(idAlphabet)])
+			}
+		}
+	}
+	return string(out)
+}
+
+// ValidID reports whether s has the shape of a sandbox's identifier. Ids become file names,
+// host names and cgroup names: nothing but lower-case letters and digits, at most 32.
+func ValidID(s string) bool {
+	if len(s) == 0 || len(s) > 32 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}
