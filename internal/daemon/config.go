@@ -1,0 +1,205 @@
+// Package daemon wires the parts of Tartarus into one process and runs them. Which store and which runtime are used
+// is chosen here, once, from Config, and nowhere else.
+package daemon
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+)
+
+// Config is everything that can be set about one process. The command line fills it from
+// defaults, a file, the environment and flags, in that order; nothing below reads the environment.
+//
+// The tags are the names under which a value is set: `key` in the file, `env` in the environment.
+// A field without a key is set by the program only.
+type Config struct {
+	// DataDir holds everything that outlives the process: the store, templates, snapshots, keys, logs.
+	DataDir string `key:"dataDir" env:"TARTARUS_DATA"`
+	// APIAddr is where the API listens (host:port). Port 0 lets the kernel choose.
+	APIAddr string `key:"apiAddr" env:"TARTARUS_API_ADDR"`
+	// EdgeAddr is where the TLS edge to the sandboxes' ports listens (host:port). Empty switches it off.
+	EdgeAddr string `key:"edgeAddr" env:"TARTARUS_EDGE_ADDR"`
+	// Domain is the wildcard domain of the edge: {port}-{sandbox}.{domain}.
+	Domain string `key:"domain" env:"TARTARUS_DOMAIN"`
+	// Runtime names the driver that runs sandboxes; "auto" takes the strongest usable one.
+	Runtime string `key:"runtime" env:"TARTARUS_RUNTIME"`
+	// DefaultTemplate is what a create without a template gets. Empty means base when built, else tiny.
+	DefaultTemplate string `key:"defaultTemplate" env:"TARTARUS_DEFAULT_TEMPLATE"`
+	// NodeName is this node's name in the registry. It must stay the same across restarts.
+	NodeName string `key:"nodeName" env:"TARTARUS_NODE_NAME"`
+	// Labels are matched by pools and policies, such as tartarus.io/typhon.
+	Labels map[string]string `key:"labels" env:"TARTARUS_LABELS"`
+	// Limits bound what one sandbox and the whole node may take.
+	Limits Limits `key:"limits"`
+	// Network is where sandboxes get their addresses from.
+	Network Network `key:"network"`
+	// EnableHypnos switches hibernation on: idle sandboxes become snapshots and wake on traffic.
+	EnableHypnos bool `key:"enableHypnos" env:"ENABLE_HYPNOS"`
+	// LogLevel is the least severe level that is logged: debug, info, warn or error.
+	LogLevel string `key:"logLevel" env:"TARTARUS_LOG_LEVEL"`
+	// LogFormat is text or json.
+	LogFormat string `key:"logFormat" env:"TARTARUS_LOG_FORMAT"`
+
+	// Ephemeral runs the stack for one caller: the store lives in a folder of its own that is removed
+	// at the end, every sandbox ends with the process, and templates still come from DataDir.
+	Ephemeral bool
+	// Log receives what an operator acts on. Nil discards.
+	Log *slog.Logger
+}
+
+// Limits bound sandboxes. A create that names nothing gets the defaults; one that asks for more than a
+// maximum is refused.
+type Limits struct {
+	// DefaultTimeout is how long a sandbox lives when nothing else is asked.
+	DefaultTimeout time.Duration `key:"defaultTimeout" env:"TARTARUS_DEFAULT_TIMEOUT"`
+	// MaxTimeout is the longest life that may be asked for at once; it can be extended later.
+	MaxTimeout time.Duration `key:"maxTimeout" env:"TARTARUS_MAX_TIMEOUT"`
+	// DefaultVCPU and MaxVCPU count whole virtual processors of one sandbox.
+	DefaultVCPU int `key:"defaultVCPU" env:"TARTARUS_DEFAULT_VCPU"`
+	MaxVCPU     int `key:"maxVCPU" env:"TARTARUS_MAX_VCPU"`
+	// DefaultMemoryMB and MaxMemoryMB are MiB of memory of one sandbox.
+	DefaultMemoryMB int64 `key:"defaultMemoryMB" env:"TARTARUS_DEFAULT_MEMORY_MB"`
+	MaxMemoryMB     int64 `key:"maxMemoryMB" env:"TARTARUS_MAX_MEMORY_MB"`
+	// DefaultDiskMB and MaxDiskMB are MiB that the writable layer of one sandbox may hold.
+	DefaultDiskMB int64 `key:"defaultDiskMB" env:"TARTARUS_DEFAULT_DISK_MB"`
+	MaxDiskMB     int64 `key:"maxDiskMB" env:"TARTARUS_MAX_DISK_MB"`
+	// MaxPIDs is how many processes and threads one sandbox may have.
+	MaxPIDs int64 `key:"maxPIDs" env:"TARTARUS_MAX_PIDS"`
+	// MaxSandboxes is how many sandboxes this node holds at once.
+	MaxSandboxes int `key:"maxSandboxes" env:"TARTARUS_MAX_SANDBOXES"`
+}
+
+// Network says where network slots come from.
+type Network struct {
+	// Base is the IPv4 range that slots are cut from, four addresses each.
+	Base netip.Prefix `key:"base" env:"TARTARUS_NETWORK_BASE"`
+	// Slots is how many slots are kept ready ahead of need.
+	Slots int `key:"slots" env:"TARTARUS_NETWORK_SLOTS"`
+}
+
+// slotAddresses is the size of a slot: a /30 has two usable addresses, the guest's and the host's.
+const slotAddresses = 4
+
+// Default is the configuration of a single machine without any file, flag or variable.
+func Default() Config {
+	return Config{
+		DataDir:   "/var/lib/tartarus",
+		APIAddr:   "127.0.0.1:7300",
+		EdgeAddr:  "127.0.0.1:7443",
+		Domain:    "tartarus.localhost", // *.localhost resolves to loopback without a DNS server (RFC 6761)
+		Runtime:   "auto",
+		NodeName:  defaultNodeName(),
+		LogLevel:  "info",
+		LogFormat: "text",
+		Limits: Limits{
+			DefaultTimeout: 5 * time.Minute, // what SDKs document as theirs
+			MaxTimeout:     24 * time.Hour,
+			DefaultVCPU:    min(2, runtime.NumCPU()),
+			// Shares, not cores, are given out, so a sandbox may ask for up to 8 even on a small host.
+			MaxVCPU:         max(8, runtime.NumCPU()),
+			DefaultMemoryMB: 1024, // the SDKs' template default
+			MaxMemoryMB:     16 << 10,
+			DefaultDiskMB:   4 << 10, // sparse: only what is written takes space
+			MaxDiskMB:       64 << 10,
+			// A browser with its helpers runs at 300 threads; a fork bomb stops here, at about 100 MB of host kernel memory.
+			MaxPIDs: 4096,
+			// An idle sandbox takes up to 25 MB: 500 of them are 12.5 GB.
+			MaxSandboxes: 500,
+		},
+		Network: Network{
+			// RFC 2544 benchmarking range: never routed on the Internet. A /15 holds 131,072 addresses, 32,768 slots.
+			Base: netip.MustParsePrefix("198.18.0.0/15"),
+			// A burst that finds no slot waits about 10 ms for one; eight cover two cores starting 25 sandboxes a second
+			// while the pool refills.
+			Slots: 8,
+		},
+	}
+}
+
+func defaultNodeName() string {
+	if h, err := os.Hostname(); err == nil && nodeName.MatchString(strings.ToLower(h)) {
+		return strings.ToLower(h)
+	}
+	return "node"
+}
+
+var (
+	nodeName   = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
+	domainName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*(:[0-9]{1,5})?$`)
+	plainName  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
+)
+
+// Validate reports everything that is wrong with c at once, each with the key to change.
+func (c Config) Validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, tartarus.Errorf(tartarus.Invalid, format, args...))
+		}
+	}
+	check(filepath.IsAbs(c.DataDir), "dataDir %q must be an absolute path", c.DataDir)
+	check(validAddr(c.APIAddr), "apiAddr %q must be host:port", c.APIAddr)
+	check(c.EdgeAddr == "" || validAddr(c.EdgeAddr), "edgeAddr %q must be host:port, or empty to switch the edge off", c.EdgeAddr)
+	check(domainName.MatchString(c.Domain), "domain %q must be a lower-case host name", c.Domain)
+	check(plainName.MatchString(c.Runtime), "runtime %q must be auto or the name of a runtime", c.Runtime)
+	check(nodeName.MatchString(c.NodeName), "nodeName %q must be lower-case letters, digits, dots and dashes, at most 63", c.NodeName)
+	check(slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel), "logLevel %q must be debug, info, warn or error", c.LogLevel)
+	check(c.LogFormat == "text" || c.LogFormat == "json", "logFormat %q must be text or json", c.LogFormat)
+	errs = append(errs, c.Limits.validate()...)
+	errs = append(errs, c.Network.validate(c.Limits.MaxSandboxes)...)
+	return errors.Join(errs...)
+}
+
+func (l Limits) validate() (errs []error) {
+	between := func(key string, v, lo, hi int64) {
+		if v < lo || v > hi {
+			errs = append(errs, tartarus.Errorf(tartarus.Invalid, "limits.%s %d must be between %d and %d", key, v, lo, hi))
+		}
+	}
+	if l.DefaultTimeout < time.Second || l.DefaultTimeout > l.MaxTimeout {
+		errs = append(errs, tartarus.Errorf(tartarus.Invalid, "limits.defaultTimeout %s must be between 1s and limits.maxTimeout %s", l.DefaultTimeout, l.MaxTimeout))
+	}
+	between("maxVCPU", int64(l.MaxVCPU), 1, 256)
+	between("defaultVCPU", int64(l.DefaultVCPU), 1, int64(l.MaxVCPU))
+	between("maxMemoryMB", l.MaxMemoryMB, 128, 4<<20) // 128 is the wire protocol's minimum, 4 TiB beyond any host
+	between("defaultMemoryMB", l.DefaultMemoryMB, 128, l.MaxMemoryMB)
+	between("maxDiskMB", l.MaxDiskMB, 1, 16<<20)
+	between("defaultDiskMB", l.DefaultDiskMB, 1, l.MaxDiskMB)
+	between("maxPIDs", l.MaxPIDs, 16, 4<<20) // 4 Mi is the kernel's own PID_MAX_LIMIT
+	between("maxSandboxes", int64(l.MaxSandboxes), 1, 100_000)
+	return errs
+}
+
+func (n Network) validate(sandboxes int) (errs []error) {
+	if !n.Base.IsValid() || !n.Base.Addr().Is4() || n.Base != n.Base.Masked() || n.Base.Bits() < 8 || n.Base.Bits() > 28 {
+		return []error{tartarus.Errorf(tartarus.Invalid, "network.base %q must be an IPv4 range such as 198.18.0.0/15, between /8 and /28", n.Base)}
+	}
+	slots := 1 << (32 - n.Base.Bits()) / slotAddresses
+	if sandboxes > slots {
+		errs = append(errs, tartarus.Errorf(tartarus.Invalid, "network.base %s holds %d sandboxes, fewer than limits.maxSandboxes %d", n.Base, slots, sandboxes))
+	}
+	if n.Slots < 0 || n.Slots > slots {
+		errs = append(errs, tartarus.Errorf(tartarus.Invalid, "network.slots %d must be between 0 and %d", n.Slots, slots))
+	}
+	return errs
+}
+
+func validAddr(s string) bool {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil || port == "" {
+		return false
+	}
+	_, err = net.LookupPort("tcp", port)
+	return err == nil
+}
