@@ -1,0 +1,250 @@
+// Package api is the public HTTP API as data: the JSON bodies that Olympus and its clients exchange, and the OpenAPI document
+// that describes them. Field names and presence follow the protocol of the E2B SDKs; what we add to it is optional in requests
+// and ignored by those SDKs in responses.
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Headers of the API that are not HTTP's own.
+const (
+	HeaderKey          = "X-Api-Key"                // the API key
+	HeaderSandbox      = "E2b-Sandbox-Id"           // routes a request on the API's port to a sandbox
+	HeaderPort         = "E2b-Sandbox-Port"         // and to this port of it
+	HeaderAgentToken   = "X-Access-Token"           // the guest agent's token
+	HeaderTrafficToken = "E2b-Traffic-Access-Token" // needed where public traffic is off
+	HeaderIdempotency  = "Idempotency-Key"
+	HeaderShouldRetry  = "Should-Retry"
+	HeaderNextToken    = "X-Next-Token"
+	HeaderTotalRunning = "X-Total-Running"
+)
+
+// Error is the body of every answer that is not a success.
+type Error struct {
+	Code      int    `json:"code"` // the HTTP status again
+	Message   string `json:"message"`
+	ErrorCode string `json:"error_code,omitempty"` // the kind of error, or a finer stable code
+}
+
+// NewSandbox is the body of a create. Absent fields take the server's defaults.
+type NewSandbox struct {
+	TemplateID          string            `json:"templateID"`
+	Timeout             *int64            `json:"timeout,omitempty"` // seconds
+	Metadata            map[string]string `json:"metadata,omitempty"`
+	EnvVars             map[string]string `json:"envVars,omitempty"`
+	Secure              *bool             `json:"secure,omitempty"` // first version only; the second always is
+	AutoPause           *bool             `json:"autoPause,omitempty"`
+	AutoPauseMemory     *bool             `json:"autoPauseMemory,omitempty"`
+	AutoResume          *AutoResume       `json:"autoResume,omitempty"`
+	AllowInternetAccess *bool             `json:"allow_internet_access,omitempty"`
+	Network             *NetworkConfig    `json:"network,omitempty"`
+	VolumeMounts        []VolumeMount     `json:"volumeMounts,omitempty"`
+	MCP                 json.RawMessage   `json:"mcp,omitempty"` // the SDKs set the gateway up themselves
+	IAM                 json.RawMessage   `json:"iam,omitempty"`
+
+	// Ours.
+	Runtime    string `json:"runtime,omitempty"`
+	Tier       string `json:"tier,omitempty"` // weakest isolation that will do
+	CPUCount   *int64 `json:"cpuCount,omitempty"`
+	MemoryMB   *int64 `json:"memoryMB,omitempty"`
+	DiskSizeMB *int64 `json:"diskSizeMB,omitempty"`
+}
+
+// AutoResume says whether traffic wakes a paused sandbox.
+type AutoResume struct {
+	Enabled bool `json:"enabled"`
+}
+
+// VolumeMount puts a volume into a sandbox.
+type VolumeMount struct {
+	Name string `json:"name"`
+	Path string `json:"path"`
+}
+
+// NetworkConfig is what may leave and enter a sandbox. In an update AllowInternetAccess takes the place of the three ingress
+// fields, and what is absent is cleared.
+type NetworkConfig struct {
+	AllowOut            []string        `json:"allowOut,omitempty"`
+	DenyOut             []string        `json:"denyOut,omitempty"`
+	AllowPublicTraffic  *bool           `json:"allowPublicTraffic,omitempty"`
+	MaskRequestHost     string          `json:"maskRequestHost,omitempty"`
+	HTTPSPorts          []int           `json:"httpsPorts,omitempty"`
+	AllowInternetAccess *bool           `json:"allow_internet_access,omitempty"`
+	EgressProxy         json.RawMessage `json:"egressProxy,omitempty"`
+	Rules               json.RawMessage `json:"rules,omitempty"`
+	DNSServers          json.RawMessage `json:"dnsServers,omitempty"`
+}
+
+// Sandbox is the answer to a create, connect or resume.
+type Sandbox struct {
+	SandboxID          string  `json:"sandboxID"`
+	TemplateID         string  `json:"templateID"`
+	ClientID           string  `json:"clientID"`
+	EnvdVersion        string  `json:"envdVersion"`
+	EnvdAccessToken    string  `json:"envdAccessToken,omitempty"`
+	TrafficAccessToken string  `json:"trafficAccessToken,omitempty"`
+	Domain             *string `json:"domain"`
+	Alias              string  `json:"alias,omitempty"`
+	Runtime            string  `json:"runtime,omitempty"`
+	Tier               string  `json:"tier,omitempty"`
+	Node               string  `json:"node,omitempty"`
+}
+
+// ListedSandbox is a sandbox in a listing.
+type ListedSandbox struct {
+	SandboxID    string            `json:"sandboxID"`
+	TemplateID   string            `json:"templateID"`
+	ClientID     string            `json:"clientID"`
+	Alias        string            `json:"alias,omitempty"`
+	StartedAt    time.Time         `json:"startedAt"`
+	EndAt        time.Time         `json:"endAt"`
+	State        string            `json:"state"` // running, paused, or the phase where it is neither
+	CPUCount     int               `json:"cpuCount"`
+	MemoryMB     int64             `json:"memoryMB"`
+	DiskSizeMB   int64             `json:"diskSizeMB"`
+	EnvdVersion  string            `json:"envdVersion"`
+	Metadata     map[string]string `json:"metadata"`
+	VolumeMounts []VolumeMount     `json:"volumeMounts"`
+
+	// Ours.
+	Runtime string `json:"runtime,omitempty"`
+	Tier    string `json:"tier,omitempty"`
+	Node    string `json:"node,omitempty"`
+	Phase   string `json:"phase"`
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+}
+
+// SandboxDetail is everything about one sandbox.
+type SandboxDetail struct {
+	ListedSandbox
+	Domain              *string        `json:"domain"`
+	EnvdAccessToken     string         `json:"envdAccessToken,omitempty"`
+	TrafficAccessToken  string         `json:"trafficAccessToken,omitempty"`
+	AllowInternetAccess bool           `json:"allowInternetAccess"`
+	Network             *NetworkConfig `json:"network,omitempty"`
+	Lifecycle           *Lifecycle     `json:"lifecycle,omitempty"`
+}
+
+// Lifecycle says what happens when the time is up.
+type Lifecycle struct {
+	OnTimeout  string `json:"onTimeout"` // kill or pause
+	AutoResume bool   `json:"autoResume"`
+}
+
+// ConnectRequest is the body of a connect or resume.
+type ConnectRequest struct {
+	Timeout   *int64 `json:"timeout,omitempty"` // seconds
+	Memory    *bool  `json:"memory,omitempty"`  // false boots from the disk alone
+	AutoPause *bool  `json:"autoPause,omitempty"`
+}
+
+// TimeoutRequest is the body of a timeout.
+type TimeoutRequest struct {
+	Timeout *int64 `json:"timeout"` // seconds from now
+}
+
+// RefreshRequest is the body of a refresh.
+type RefreshRequest struct {
+	Duration *int64 `json:"duration,omitempty"` // seconds from now
+}
+
+// Metric is one measurement of a sandbox. Sizes are bytes.
+type Metric struct {
+	Timestamp     time.Time `json:"timestamp"`
+	TimestampUnix int64     `json:"timestampUnix"`
+	CPUCount      int       `json:"cpuCount"`
+	CPUUsedPct    float64   `json:"cpuUsedPct"`
+	MemUsed       int64     `json:"memUsed"`
+	MemTotal      int64     `json:"memTotal"`
+	MemCache      int64     `json:"memCache"`
+	DiskUsed      int64     `json:"diskUsed"`
+	DiskTotal     int64     `json:"diskTotal"`
+}
+
+// SandboxesMetrics holds the newest measurement of each asked sandbox that has one.
+type SandboxesMetrics struct {
+	Sandboxes map[string]Metric `json:"sandboxes"`
+}
+
+// LogEntry is one line of a sandbox's log.
+type LogEntry struct {
+	Timestamp time.Time         `json:"timestamp"`
+	Level     string            `json:"level"`
+	Message   string            `json:"message"`
+	Fields    map[string]string `json:"fields"`
+}
+
+// LogLine is a line in the first version of the log route.
+type LogLine struct {
+	Timestamp time.Time `json:"timestamp"`
+	Line      string    `json:"line"`
+}
+
+// LogsV1 is the answer of the first version of the log route.
+type LogsV1 struct {
+	Logs       []LogLine  `json:"logs"`
+	LogEntries []LogEntry `json:"logEntries"`
+}
+
+// Logs is the answer of the second version of the log route.
+type Logs struct {
+	Logs []LogEntry `json:"logs"`
+}
+
+// Team is a tenant, as the SDKs' command line knows it.
+type Team struct {
+	TeamID    string `json:"teamID"`
+	Name      string `json:"name"`
+	APIKey    string `json:"apiKey"` // always empty: keys are shown once, when they are made
+	IsDefault bool   `json:"isDefault"`
+}
+
+// Template is a template in a listing.
+type Template struct {
+	TemplateID    string     `json:"templateID"`
+	BuildID       string     `json:"buildID"`
+	CPUCount      int        `json:"cpuCount"`
+	MemoryMB      int64      `json:"memoryMB"`
+	DiskSizeMB    int64      `json:"diskSizeMB"`
+	Public        bool       `json:"public"`
+	Aliases       []string   `json:"aliases"`
+	Names         []string   `json:"names"`
+	CreatedAt     time.Time  `json:"createdAt"`
+	UpdatedAt     time.Time  `json:"updatedAt"`
+	CreatedBy     *string    `json:"createdBy"`
+	LastSpawnedAt *time.Time `json:"lastSpawnedAt"`
+	SpawnCount    int64      `json:"spawnCount"`
+	BuildCount    int        `json:"buildCount"`
+	EnvdVersion   string     `json:"envdVersion"`
+	BuildStatus   string     `json:"buildStatus"`
+}
+
+// Node is a machine that runs sandboxes, for operators.
+type Node struct {
+	Name      string             `json:"name"`
+	Status    string             `json:"status"` // ready, cordoned or lost
+	Labels    map[string]string  `json:"labels"`
+	Runtimes  map[string]Runtime `json:"runtimes"`
+	Capacity  Resources          `json:"capacity"`
+	Allocated Resources          `json:"allocated"`
+	Sandboxes int                `json:"sandboxes"`
+	CPUModel  string             `json:"cpuModel,omitempty"`
+	Version   string             `json:"version"`
+	LeaseEnds time.Time          `json:"leaseEnds"`
+}
+
+// Runtime is a runtime that a node offers.
+type Runtime struct {
+	Tier    string `json:"tier"`
+	Version string `json:"version,omitempty"`
+}
+
+// Resources are a node's or a sandbox's share of a machine.
+type Resources struct {
+	VCPU     int   `json:"vcpu"`
+	MemoryMB int64 `json:"memoryMB"`
+	DiskMB   int64 `json:"diskMB"`
+}
