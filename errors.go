@@ -30,6 +30,16 @@ const (
 	Denied          Kind = "denied"          // a judge or policy said no
 )
 
+// Known reports whether k is one of the kinds above.
+func (k Kind) Known() bool {
+	switch k {
+	case Internal, Invalid, Unauthenticated, Forbidden, NotFound, Conflict, Mismatch, TooLarge, Exhausted,
+		Unavailable, Deadline, Unsupported, Corrupt, GuestGone, PortClosed, Denied:
+		return true
+	}
+	return false
+}
+
 // Error is an error with a Kind that a client may be shown.
 type Error struct {
 	Kind       Kind

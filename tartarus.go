@@ -107,8 +107,10 @@ const (
 
 var tierRank = map[Tier]int{TierNone: 1, TierUserKernel: 2, TierEmulated: 3, TierHardware: 4}
 
-// AtLeast reports whether t isolates as strongly as want. An unknown tier satisfies nothing.
-func (t Tier) AtLeast(want Tier) bool { return tierRank[t] > 0 && tierRank[t] >= tierRank[want] }
+// AtLeast reports whether t isolates as strongly as want. An unknown tier satisfies nothing and is satisfied by nothing.
+func (t Tier) AtLeast(want Tier) bool {
+	return tierRank[t] > 0 && tierRank[want] > 0 && tierRank[t] >= tierRank[want]
+}
 
 const idAlphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
 
