@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
 )
 
@@ -40,10 +41,11 @@ func (g *Guest) HTTPClient(port int) *http.Client {
 
 // RoundTripper adds the routing headers and tokens for this port.
 func (g *Guest) RoundTripper(port int) http.RoundTripper {
-	return &route{
-		next: g.client.transport, host: g.client.base.Host,
-		id: g.ID, port: strconv.Itoa(port), agent: g.AgentToken, traffic: g.TrafficToken,
+	r := &route{next: g.client.transport, host: g.client.base.Host, id: g.ID, port: strconv.Itoa(port), traffic: g.TrafficToken}
+	if port == tartarus.AgentPort {
+		r.agent = g.AgentToken // whatever listens on other ports is the guest's own and must not learn it
 	}
+	return r
 }
 
 type route struct {

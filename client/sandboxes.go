@@ -70,8 +70,8 @@ func (o ListOptions) query() url.Values {
 	if len(o.Metadata) > 0 {
 		m := url.Values{}
 		for k, v := range o.Metadata {
-			// The protocol decodes keys and values once more after it has parsed the query inside the query.
-			m.Set(url.QueryEscape(k), url.QueryEscape(v))
+			// The protocol unescapes keys and values once more after it has parsed the query inside the query.
+			m.Set(url.PathEscape(k), url.PathEscape(v))
 		}
 		q.Set("metadata", m.Encode())
 	}
