@@ -1,0 +1,168 @@
+// Package judges is the admission chain: what a caller asks for is first amended, then judged by everyone. It fails closed: a judge
+// that panics or takes too long has said no, and every verdict is kept, whichever way the first one went.
+package judges
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+)
+
+// Action is what the caller wants to do.
+type Action string
+
+// The actions that are judged.
+const (
+	Create  Action = "create"  // start a sandbox
+	Network Action = "network" // change the egress rules of a running one
+)
+
+// Request is a caller's wish. Amenders fill in what Spec leaves open; judges get a copy of their own.
+type Request struct {
+	Action Action
+	Key    tenant.Key    // who asks
+	Spec   tartarus.Spec // what it will be
+	Tier   tartarus.Tier // weakest isolation that will do; empty is any
+}
+
+func (r Request) clone() Request {
+	s := &r.Spec
+	s.Metadata, s.Env = maps.Clone(s.Metadata), maps.Clone(s.Env)
+	s.Network.Allow, s.Network.Deny = slices.Clone(s.Network.Allow), slices.Clone(s.Network.Deny)
+	s.Network.HTTPSPorts = slices.Clone(s.Network.HTTPSPorts)
+	return r
+}
+
+// Verdict is what one judge said.
+type Verdict struct {
+	Judge  string        `json:"judge"`
+	Allow  bool          `json:"allow"`
+	Kind   tartarus.Kind `json:"kind,omitempty"`   // of the refusal; empty is Denied
+	Reason string        `json:"reason,omitempty"` // one sentence, needed with a refusal
+}
+
+// Amender changes a request before it is judged. It does nothing where nothing is missing, and never widens what the caller asked for.
+type Amender interface {
+	Name() string
+	Amend(r *Request)
+}
+
+// Judge allows or refuses a request, without side effects on it. It may be called concurrently and should return when ctx ends: it has
+// lost its say by then.
+type Judge interface {
+	Name() string
+	Judge(ctx context.Context, r Request) Verdict
+}
+
+// Config sets up the chain.
+type Config struct {
+	Limits  Limits
+	Timeout time.Duration // of each judge; 0 is one second
+}
+
+// Chain is the amenders and judges in their order.
+type Chain struct {
+	amenders []Amender
+	judges   []Judge
+	timeout  time.Duration
+}
+
+// New makes the chain.
+func New(cfg Config) (*Chain, error) {
+	if err := cfg.Limits.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = time.Second
+	}
+	minos := &Minos{limits: cfg.Limits}
+	return &Chain{
+		amenders: []Amender{
+			minos, // defaults
+		},
+		judges: []Judge{
+			minos, // static limits
+		},
+		timeout: cfg.Timeout,
+	}, nil
+}
+
+// Outcome is how a request left the chain.
+type Outcome struct {
+	Request  Request // as amended
+	Verdicts []Verdict
+}
+
+// Try amends r and has it judged. A refusal is a *tartarus.Error with the kind of the first judge that refused and the reasons
+// of all; the outcome is complete either way.
+func (c *Chain) Try(ctx context.Context, r Request) (Outcome, error) {
+	r = r.clone()
+	for _, a := range c.amenders {
+		if err := amend(a, &r); err != nil {
+			return Outcome{Request: r, Verdicts: []Verdict{{Judge: a.Name(), Kind: tartarus.Denied, Reason: err.Error()}}}, err
+		}
+	}
+	out := Outcome{Request: r, Verdicts: make([]Verdict, 0, len(c.judges))}
+	var kind tartarus.Kind
+	var reasons []string
+	for _, j := range c.judges {
+		v := c.ask(ctx, j, r.clone())
+		out.Verdicts = append(out.Verdicts, v)
+		if !v.Allow {
+			if kind == "" {
+				kind = v.Kind
+			}
+			reasons = append(reasons, v.Reason)
+		}
+	}
+	if kind == "" {
+		return out, nil
+	}
+	return out, &tartarus.Error{Kind: kind, Message: strings.Join(reasons, "; ")}
+}
+
+func amend(a Amender, r *Request) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = tartarus.Errorf(tartarus.Denied, "%s failed while it completed the request: %v", a.Name(), p)
+		}
+	}()
+	a.Amend(r)
+	return nil
+}
+
+// ask gets one verdict within the time. The judge runs beside its asker, so that one that hangs costs its own goroutine and the
+// request, and nothing else.
+func (c *Chain) ask(ctx context.Context, j Judge, r Request) Verdict {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	said := make(chan Verdict, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				said <- Verdict{Reason: fmt.Sprintf("%s failed: %v", j.Name(), p)}
+			}
+		}()
+		said <- j.Judge(ctx, r)
+	}()
+	var v Verdict
+	select {
+	case v = <-said:
+	case <-ctx.Done():
+		v = Verdict{Reason: j.Name() + " did not answer in time"}
+	}
+	v.Judge = j.Name()
+	if !v.Allow && v.Kind == "" {
+		v.Kind = tartarus.Denied
+	}
+	if !v.Allow && v.Reason == "" {
+		v.Reason = j.Name() + " refused and gave no reason"
+	}
+	return v
+}
