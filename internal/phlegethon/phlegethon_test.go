@@ -1,0 +1,208 @@
+package phlegethon
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+)
+
+var now = time.Unix(1_000_000, 0)
+
+func rnd(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
+
+func node(name string, change func(*hades.Node)) hades.Node {
+	n := hades.Node{
+		Name: name, LeaseEnds: now.Add(time.Minute),
+		Runtimes: map[string]hades.Runtime{"gvisor": {Tier: tartarus.TierUserKernel}},
+		Capacity: tartarus.Resources{VCPU: 16, MemoryMB: 16 << 10, DiskMB: 100 << 10},
+	}
+	if change != nil {
+		change(&n)
+	}
+	return n
+}
+
+var small = Want{Resources: tartarus.Resources{VCPU: 2, MemoryMB: 1024, DiskMB: 4096}}
+
+func TestPlace(t *testing.T) {
+	lost := func(n *hades.Node) { n.LeaseEnds = now }
+	cordoned := func(n *hades.Node) { n.Cordoned = true }
+	full := func(n *hades.Node) { n.Allocated = n.Capacity }
+	firecracker := func(n *hades.Node) {
+		n.Runtimes = map[string]hades.Runtime{"gvisor": {Tier: tartarus.TierUserKernel}, "firecracker": {Tier: tartarus.TierHardware}}
+	}
+	for name, tc := range map[string]struct {
+		nodes   []hades.Node
+		want    Want
+		node    string
+		runtime string
+		full    bool
+		err     tartarus.Kind
+	}{
+		"no nodes":              {want: small, err: tartarus.Unavailable},
+		"one":                   {nodes: []hades.Node{node("a", nil)}, want: small, node: "a"},
+		"not the lost":          {nodes: []hades.Node{node("a", lost), node("b", nil)}, want: small, node: "b"},
+		"only a lost one":       {nodes: []hades.Node{node("a", lost)}, want: small, err: tartarus.Unavailable},
+		"not the cordoned":      {nodes: []hades.Node{node("a", cordoned), node("b", nil)}, want: small, node: "b"},
+		"only a cordoned one":   {nodes: []hades.Node{node("a", cordoned)}, want: small, err: tartarus.Unavailable},
+		"not the full":          {nodes: []hades.Node{node("a", full), node("b", nil)}, want: small, node: "b"},
+		"waits where all full":  {nodes: []hades.Node{node("a", full)}, want: small, node: "a", full: true},
+		"too big for any":       {nodes: []hades.Node{node("a", nil)}, want: Want{Resources: tartarus.Resources{MemoryMB: 1 << 20}}, err: tartarus.Unsupported},
+		"unlimited node":        {nodes: []hades.Node{node("a", func(n *hades.Node) { n.Capacity = tartarus.Resources{} })}, want: Want{Resources: tartarus.Resources{MemoryMB: 1 << 20}}, node: "a"},
+		"runtime demanded":      {nodes: []hades.Node{node("a", nil), node("b", firecracker)}, want: Want{Runtime: "firecracker"}, node: "b", runtime: "firecracker"},
+		"runtime nobody has":    {nodes: []hades.Node{node("a", nil)}, want: Want{Runtime: "qemu"}, err: tartarus.Unsupported},
+		"tier names a runtime":  {nodes: []hades.Node{node("a", nil), node("b", firecracker)}, want: Want{Tier: tartarus.TierHardware}, node: "b", runtime: "firecracker"},
+		"strongest of the tier": {nodes: []hades.Node{node("b", firecracker)}, want: Want{Tier: tartarus.TierUserKernel}, node: "b", runtime: "firecracker"},
+		"runtime below tier":    {nodes: []hades.Node{node("b", firecracker)}, want: Want{Runtime: "gvisor", Tier: tartarus.TierHardware}, err: tartarus.Unsupported},
+		"no runtime at all":     {nodes: []hades.Node{node("a", func(n *hades.Node) { n.Runtimes = nil })}, want: small, err: tartarus.Unsupported},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for seed := range uint64(20) {
+				p, err := Place(tc.nodes, tc.want, now, rnd(seed))
+				if tc.err != "" {
+					if !tartarus.Is(err, tc.err) {
+						t.Fatalf("got %+v, %v; want %s", p, err, tc.err)
+					}
+					continue
+				}
+				if err != nil || p.Node != tc.node || p.Runtime != tc.runtime || p.Full != tc.full || tc.nodes[p.Index].Name != p.Node {
+					t.Fatalf("got %+v, %v", p, err)
+				}
+			}
+		})
+	}
+}
+
+// What no test case names must hold as well: the chosen node can run the sandbox, one with room is found if there is any, and the explanation adds up.
+func TestPlaceProperties(t *testing.T) {
+	tiers := []tartarus.Tier{tartarus.TierNone, tartarus.TierUserKernel, tartarus.TierEmulated, tartarus.TierHardware}
+	runtimes := []string{"gvisor", "firecracker", "qemu"}
+	rapid.Check(t, func(t *rapid.T) {
+		nodes := make([]hades.Node, rapid.IntRange(0, 30).Draw(t, "nodes"))
+		for i := range nodes {
+			n := hades.Node{Name: fmt.Sprint("n", i), Runtimes: map[string]hades.Runtime{}}
+			n.LeaseEnds = now.Add(time.Duration(rapid.IntRange(-1, 5).Draw(t, "lease")) * time.Second)
+			n.Cordoned = rapid.IntRange(0, 4).Draw(t, "cordon") == 0
+			n.Capacity = tartarus.Resources{VCPU: rapid.IntRange(0, 8).Draw(t, "cpu"), MemoryMB: int64(rapid.IntRange(0, 4).Draw(t, "mem")) * 1024}
+			n.Allocated.VCPU = rapid.IntRange(0, 8).Draw(t, "used cpu")
+			n.Allocated.MemoryMB = int64(rapid.IntRange(0, 4).Draw(t, "used mem")) * 1024
+			for _, r := range runtimes {
+				if rapid.Bool().Draw(t, "has") {
+					n.Runtimes[r] = hades.Runtime{Tier: rapid.SampledFrom(tiers).Draw(t, "tier")}
+				}
+			}
+			nodes[i] = n
+		}
+		want := Want{
+			Resources: tartarus.Resources{VCPU: rapid.IntRange(1, 4).Draw(t, "want cpu"), MemoryMB: int64(rapid.IntRange(1, 3).Draw(t, "want mem")) * 1024},
+			Runtime:   rapid.SampledFrom([]string{"", "", "gvisor", "qemu"}).Draw(t, "want runtime"),
+			Tier:      rapid.SampledFrom([]tartarus.Tier{"", "", tartarus.TierEmulated}).Draw(t, "want tier"),
+		}
+		could := func(n hades.Node) bool {
+			rt := false
+			for name, r := range n.Runtimes {
+				rt = rt || (want.Runtime == "" || name == want.Runtime) && (want.Tier == "" || r.Tier.AtLeast(want.Tier))
+			}
+			return rt && n.Live(now) && !n.Cordoned && within(want.Resources, n.Capacity)
+		}
+		room := func(n hades.Node) bool {
+			return could(n) && (n.Capacity.VCPU == 0 || n.Allocated.VCPU+want.Resources.VCPU <= n.Capacity.VCPU) &&
+				(n.Capacity.MemoryMB == 0 || n.Allocated.MemoryMB+want.Resources.MemoryMB <= n.Capacity.MemoryMB)
+		}
+		seed := rapid.Uint64().Draw(t, "seed")
+		p, err := Place(nodes, want, now, rnd(seed))
+		again, _ := Place(nodes, want, now, rnd(seed))
+		if p != again {
+			t.Fatalf("the same question gave %+v and %+v", p, again)
+		}
+		ex := p.Explain
+		if ex.Seen != ex.Fit+ex.Busy+ex.Lost+ex.Cordoned+ex.NoRuntime+ex.TooSmall || ex.Seen > len(nodes) {
+			t.Fatalf("explanation does not add up: %+v", ex)
+		}
+		switch {
+		case err != nil:
+			if slices.ContainsFunc(nodes, could) {
+				t.Fatalf("refused (%v) though a node could take it", err)
+			}
+		case !could(nodes[p.Index]):
+			t.Fatalf("placed on %+v, which cannot run it", nodes[p.Index])
+		case p.Full == slices.ContainsFunc(nodes, room):
+			t.Fatalf("full is %v, but a node with room: %v", p.Full, !p.Full)
+		case !p.Full && !room(nodes[p.Index]):
+			t.Fatalf("placed on %+v, which has no room", nodes[p.Index])
+		case want.Tier != "" && !nodes[p.Index].Runtimes[p.Runtime].Tier.AtLeast(want.Tier):
+			t.Fatalf("runtime %q of %+v is below %s", p.Runtime, nodes[p.Index], want.Tier)
+		}
+	})
+}
+
+// A thousand sandboxes on ten equal nodes end up spread, when each placement is seen by the next one.
+func TestSpreads(t *testing.T) {
+	nodes := make([]hades.Node, 10)
+	for i := range nodes {
+		nodes[i] = node(fmt.Sprint(i), func(n *hades.Node) { n.Capacity = tartarus.Resources{MemoryMB: 1 << 20} })
+	}
+	r := rnd(7)
+	for range 1000 {
+		p, err := Place(nodes, small, now, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes[p.Index].Allocated.MemoryMB += small.Resources.MemoryMB
+		nodes[p.Index].Sandboxes++
+	}
+	for _, n := range nodes {
+		if n.Sandboxes < 95 || n.Sandboxes > 105 {
+			t.Errorf("node %s has %d of 1000", n.Name, n.Sandboxes)
+		}
+	}
+}
+
+func TestOrderVisitsEachOnce(t *testing.T) {
+	for n := range 50 {
+		for seed := range uint64(20) {
+			seen := make([]bool, n)
+			for i := range order(n, rnd(seed)) {
+				if seen[i] {
+					t.Fatalf("n=%d seed=%d: %d twice", n, seed, i)
+				}
+				seen[i] = true
+			}
+			if slices.Contains(seen, false) {
+				t.Fatalf("n=%d seed=%d: not all visited", n, seed)
+			}
+		}
+	}
+}
+
+// The worst case of the fleet that DESIGN names: ten thousand nodes, none of which fits until the last.
+func BenchmarkPlace(b *testing.B) {
+	fleet := func(busy bool) []hades.Node {
+		nodes := make([]hades.Node, 10_000)
+		for i := range nodes {
+			nodes[i] = node(fmt.Sprint(i), func(n *hades.Node) {
+				if busy {
+					n.Allocated = n.Capacity
+				}
+			})
+		}
+		return nodes
+	}
+	for name, nodes := range map[string][]hades.Node{"room": fleet(false), "full": fleet(true)} {
+		b.Run(name, func(b *testing.B) {
+			r := rnd(1)
+			for b.Loop() {
+				if _, err := Place(nodes, small, now, r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
