@@ -1,0 +1,354 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"gopkg.in/yaml.v3"
+
+	"github.com/tartarus-sandbox/tartarus/internal/daemon"
+)
+
+// setting is one value of the configuration, under the names by which it can be set.
+type setting struct {
+	key    string // in the file; nested ones have a dot
+	env    string
+	flag   string // derived from env: TARTARUS_API_ADDR is --api-addr
+	secret bool
+	value  reflect.Value
+	origin string // who set it last
+}
+
+// settings lists the fields of c that have a key, in the order of the struct. Setting one changes c.
+func settings(c *daemon.Config) []*setting {
+	return settingsOf(reflect.ValueOf(c).Elem(), "")
+}
+
+func settingsOf(v reflect.Value, prefix string) []*setting {
+	var out []*setting
+	for i := range v.NumField() {
+		field := v.Type().Field(i)
+		key, env := field.Tag.Get("key"), field.Tag.Get("env")
+		switch {
+		case key == "":
+		case env == "" && field.Type.Kind() == reflect.Struct:
+			out = append(out, settingsOf(v.Field(i), prefix+key+".")...)
+		default:
+			name := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(env, "TARTARUS_"), "_", "-"))
+			out = append(out, &setting{key: prefix + key, env: env, flag: name, secret: field.Tag.Get("secret") != "",
+				value: v.Field(i), origin: "default"})
+		}
+	}
+	return out
+}
+
+// set parses text into the value. Nothing changes when it does not fit.
+func (s *setting) set(text, origin string) error {
+	v, err := parse(s.value.Type(), text)
+	if err != nil {
+		return fmt.Errorf("%s (%s): %w", s.key, origin, err)
+	}
+	s.value.Set(v)
+	s.origin = origin
+	return nil
+}
+
+func parse(t reflect.Type, text string) (reflect.Value, error) {
+	switch reflect.Zero(t).Interface().(type) {
+	case time.Duration:
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return reflect.Value{}, fmt.Errorf("%q is no duration such as 30s, 5m or 2h", text)
+		}
+		return reflect.ValueOf(d), nil
+	case netip.Prefix:
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return reflect.Value{}, fmt.Errorf("%q is no address range such as 198.18.0.0/15", text)
+		}
+		return reflect.ValueOf(p), nil
+	case map[string]string:
+		m, err := parsePairs(strings.Split(text, ","))
+		return reflect.ValueOf(m), err
+	}
+	v := reflect.New(t).Elem()
+	switch t.Kind() {
+	case reflect.String:
+		v.SetString(text)
+	case reflect.Bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return v, fmt.Errorf("%q is neither true nor false", text)
+		}
+		v.SetBool(b)
+	case reflect.Int, reflect.Int64:
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || v.OverflowInt(n) {
+			return v, fmt.Errorf("%q is no whole number", text)
+		}
+		v.SetInt(n)
+	case reflect.Slice:
+		for part := range strings.SplitSeq(text, ",") {
+			item, err := parse(t.Elem(), strings.TrimSpace(part))
+			if err != nil {
+				return v, err
+			}
+			v.Set(reflect.Append(v, item))
+		}
+	default:
+		return v, fmt.Errorf("values of type %s cannot be set", t)
+	}
+	return v, nil
+}
+
+// parsePairs reads NAME=VALUE pairs.
+func parsePairs(pairs []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, pair := range pairs {
+		if pair = strings.TrimSpace(pair); pair == "" {
+			continue
+		}
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("%q is not NAME=VALUE", pair)
+		}
+		out[name] = value
+	}
+	return out, nil
+}
+
+// text is the value as it would be written in a variable or flag.
+func (s *setting) text() string {
+	if s.secret && !s.value.IsZero() {
+		return "[redacted]"
+	}
+	switch v := s.value.Interface().(type) {
+	case map[string]string:
+		return strings.Join(pairs(v), ",")
+	case []string:
+		return strings.Join(v, ",")
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// effective is a configuration with the way it came about.
+type effective struct {
+	daemon.Config
+	file     string // "" when there is none
+	settings []*setting
+}
+
+// origin tells who set a key.
+func (f *effective) origin(key string) string {
+	for _, s := range f.settings {
+		if s.key == key {
+			return s.origin
+		}
+	}
+	return ""
+}
+
+// configure builds the configuration: defaults, then the file, then the environment, then flags that were given.
+// flags may be nil.
+func (e *Env) configure(flags *pflag.FlagSet) (*effective, error) {
+	out := &effective{Config: daemon.Default()}
+	if os.Geteuid() != 0 {
+		out.DataDir = e.userData()
+	}
+	out.settings = settings(&out.Config)
+	// The data folder first: it says where the file is.
+	data := out.settings[0]
+	if v, ok := e.lookup(data.env); ok && v != "" {
+		data.value.SetString(v)
+	}
+	if e.global.data != "" {
+		data.value.SetString(e.global.data)
+	}
+	if err := out.readFile(e.global.config); err != nil {
+		return nil, err
+	}
+	for _, s := range out.settings {
+		if v, ok := e.lookup(s.env); ok && v != "" {
+			if err := s.set(v, "env "+s.env); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if e.global.data != "" {
+		_ = data.set(e.global.data, "flag --data")
+	}
+	if flags != nil {
+		for _, s := range out.settings {
+			if f := flags.Lookup(s.flag); f != nil && f.Changed && s != data {
+				if err := s.set(f.Value.String(), "flag --"+s.flag); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	if abs, err := filepath.Abs(out.DataDir); err == nil && out.DataDir != "" {
+		out.DataDir = abs
+	}
+	return out, out.Validate()
+}
+
+// userData is where a user without root keeps data.
+func (e *Env) userData() string {
+	if dir, ok := e.lookup("XDG_DATA_HOME"); ok && filepath.IsAbs(dir) {
+		return filepath.Join(dir, "tartarus")
+	}
+	if home, ok := e.lookup("HOME"); ok && filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "share", "tartarus")
+	}
+	return filepath.Join(os.TempDir(), "tartarus-"+strconv.Itoa(os.Geteuid()))
+}
+
+// readFile takes over what the file says. Only a file that was asked for must be there.
+func (f *effective) readFile(path string) error {
+	asked := path != ""
+	if !asked {
+		path = filepath.Join(f.DataDir, "config.yaml")
+	}
+	raw, err := os.ReadFile(path)
+	if !asked && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	f.file = path
+	if len(doc.Content) == 0 {
+		return nil
+	}
+	return f.takeOver(doc.Content[0], "", map[string]bool{})
+}
+
+// takeOver walks a mapping of the file. Keys are matched without regard to case, so that EnableHypnos and enableHypnos are
+// one; unknown and repeated keys are errors with their line.
+func (f *effective) takeOver(node *yaml.Node, prefix string, seen map[string]bool) error {
+	if node.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s line %d: expected keys and values", f.file, node.Line)
+	}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		name, value := node.Content[i], node.Content[i+1]
+		key := prefix + name.Value
+		if seen[strings.ToLower(key)] {
+			return fmt.Errorf("%s line %d: %s is set twice", f.file, name.Line, key)
+		}
+		seen[strings.ToLower(key)] = true
+		s, nested := f.find(key)
+		var err error
+		switch {
+		case nested:
+			err = f.takeOver(value, key+".", seen)
+		case s == nil:
+			err = fmt.Errorf("%s line %d: unknown key %s; `tartarus config` shows all there are", f.file, name.Line, key)
+		default:
+			var text string
+			if text, err = scalar(value); err == nil {
+				err = s.set(text, "file")
+			}
+			if err != nil {
+				err = fmt.Errorf("%s line %d: %w", f.file, name.Line, err)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find returns the setting of this key, or tells that it is the head of several.
+func (f *effective) find(key string) (s *setting, nested bool) {
+	for _, s := range f.settings {
+		if strings.EqualFold(s.key, key) {
+			return s, false
+		}
+		if head, _, ok := strings.Cut(s.key, "."); ok && strings.EqualFold(head, key) {
+			return nil, true
+		}
+	}
+	return nil, false
+}
+
+// scalar is the text of a value of the file: lists and mappings become what a variable would hold.
+func scalar(n *yaml.Node) (string, error) {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		if n.Tag == "!!null" {
+			return "", nil
+		}
+		return n.Value, nil
+	case yaml.SequenceNode, yaml.MappingNode:
+		var parts []string
+		for i, c := range n.Content {
+			if c.Kind != yaml.ScalarNode || strings.Contains(c.Value, ",") {
+				return "", errors.New("a value is nested too deep, or holds a comma")
+			}
+			if n.Kind == yaml.MappingNode && i%2 == 1 {
+				parts[len(parts)-1] += "=" + c.Value
+				continue
+			}
+			parts = append(parts, c.Value)
+		}
+		return strings.Join(parts, ","), nil
+	}
+	return "", errors.New("aliases are not supported")
+}
+
+// help says in a few words what each setting is, for flags.
+var help = map[string]string{
+	"apiAddr":                "where the API listens, host:port",
+	"edgeAddr":               "where the TLS edge listens, host:port; empty switches it off",
+	"domain":                 "wildcard domain of sandboxes' ports",
+	"runtime":                "runtime of sandboxes: auto, firecracker, qemu or gvisor",
+	"defaultTemplate":        "template of creates that name none (default base when built, else tiny)",
+	"nodeName":               "name of this node",
+	"labels":                 "labels of this node, NAME=VALUE,...",
+	"limits.defaultTimeout":  "life of a sandbox when nothing else is asked",
+	"limits.maxTimeout":      "longest life that may be asked for",
+	"limits.defaultVCPU":     "virtual processors of a sandbox when nothing else is asked",
+	"limits.maxVCPU":         "most virtual processors of one sandbox",
+	"limits.defaultMemoryMB": "MiB of memory of a sandbox when nothing else is asked",
+	"limits.maxMemoryMB":     "most MiB of memory of one sandbox",
+	"limits.defaultDiskMB":   "MiB of disk of a sandbox when nothing else is asked",
+	"limits.maxDiskMB":       "most MiB of disk of one sandbox",
+	"limits.maxPIDs":         "processes and threads that one sandbox may have",
+	"limits.maxSandboxes":    "sandboxes that this node holds at once",
+	"network.base":           "IPv4 range that sandboxes get their addresses from",
+	"network.slots":          "network slots kept ready ahead",
+	"enableHypnos":           "hibernate idle sandboxes",
+	"logLevel":               "least severe level logged: debug, info, warn or error",
+	"logFormat":              "text or json",
+}
+
+// addSettings gives a command a flag for every setting that has none yet. Their values are read by configure.
+func addSettings(flags *pflag.FlagSet) {
+	defaults := daemon.Default()
+	for _, s := range settings(&defaults) {
+		if s.key == "dataDir" {
+			continue // --data, which every command has
+		}
+		usage := help[s.key] + " (" + s.env + ")"
+		if s.value.Kind() == reflect.Bool {
+			flags.Bool(s.flag, s.value.Bool(), usage)
+			continue
+		}
+		flags.String(s.flag, s.text(), usage)
+	}
+}
