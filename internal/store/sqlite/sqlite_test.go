@@ -1,0 +1,64 @@
+package sqlite
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/store/storetest"
+	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
+)
+
+var (
+	_ hades.Registry   = (*Registry)(nil)
+	_ acheron.Queue    = (*Queue)(nil)
+	_ acheron.Operator = (*Queue)(nil)
+	_ themis.Store     = (*Policies)(nil)
+	_ tenant.Store     = (*Keys)(nil)
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func openTest(t testing.TB, path string) *DB {
+	t.Helper()
+	db, err := Open(t.Context(), Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return db
+}
+
+// subject makes a factory for one seam. A crash is a copy of the files as they are, opened as if by another process.
+func subject[T any](part func(*DB) T) storetest.Factory[T] {
+	return func(t *testing.T) storetest.Subject[T] {
+		dir := t.TempDir()
+		db := openTest(t, filepath.Join(dir, "store.db"))
+		return storetest.Subject[T]{Store: part(db), Crash: func(t *testing.T) T {
+			copied := t.TempDir()
+			for _, name := range []string{"store.db", "store.db-wal"} {
+				b, err := os.ReadFile(filepath.Join(dir, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(copied, name), b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return part(openTest(t, filepath.Join(copied, "store.db")))
+		}}
+	}
+}
+
+func TestRegistry(t *testing.T) {
+	storetest.Registry(t, subject(func(db *DB) hades.Registry { return db.Registry() }))
+}
