@@ -1,0 +1,64 @@
+// Package boot starts the guest agent as a program: it reads the command line, makes the place it runs in
+// ready where nobody else did, and serves. It is the only part of the agent that changes its own process.
+package boot
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/guest"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/system"
+)
+
+// gcPercent trades some processor time under load for a smaller agent: it is in every sandbox, and mostly idle.
+const gcPercent = 50
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, args []string, stderr io.Writer) error {
+	c := guest.Default()
+	flags := flag.NewFlagSet("tartarus-guest", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&c.Listen, "listen", c.Listen, "address to serve on")
+	mounts := flags.Bool("mounts", false, "mount /proc, /sys, /dev, /run and /tmp where they are missing, and bring loopback up: for a machine whose first process this is")
+	version := flags.Bool("version", false, "print the version of the wire and end")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if *version {
+		_, err := fmt.Fprintln(stderr, tartarus.AgentVersion)
+		return err
+	}
+	syscall.Umask(0o022)
+	debug.SetGCPercent(gcPercent)
+	c.Log = slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
+	if *mounts {
+		if err := system.Prepare(); err != nil {
+			return err
+		}
+	}
+	c.Reap = os.Getpid() == 1
+	if !c.Reap {
+		// Below another init: what our processes leave behind comes to us all the same.
+		c.Reap = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil
+	}
+	agent, err := guest.New(c)
+	if err != nil {
+		return err
+	}
+	return agent.Run(ctx)
+}
