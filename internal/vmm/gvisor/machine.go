@@ -1,0 +1,263 @@
+package gvisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/runsc/config"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/cgroup"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
+)
+
+// machine is one sandbox process with what belongs to it.
+type machine struct {
+	driver  *Driver
+	id      string
+	dir     string
+	foreign bool // dir belongs to another process's machine
+	conf    *config.Config
+	version string // of the gVisor that the sandbox process runs
+	rootfs  string // which image the guest stands on
+	group   *cgroup.Group
+	who     process.Identity
+	handle  *process.Handle
+	cmd     *exec.Cmd // nil when adopted: then it is not our child
+
+	stopped  atomic.Bool   // Stop was called before it ended
+	starved  atomic.Bool   // the kernel killed something in it for want of memory
+	watching bool          // whether exited will be closed
+	exited   chan struct{} // closed when the process has ended and exit is set
+	exit     vmm.Exit
+
+	turn   chan struct{} // held by Pause, Resume, Snapshot
+	paused bool          // under turn
+
+	stopMu sync.Mutex
+	gone   bool // under stopMu: everything is removed
+}
+
+var (
+	_ vmm.Machine = (*machine)(nil)
+	_ vmm.Execer  = (*machine)(nil)
+)
+
+func (d *Driver) newMachine(id string) *machine {
+	return &machine{
+		driver: d, id: id, dir: d.folder(id), version: Version(),
+		exited: make(chan struct{}), turn: make(chan struct{}, 1),
+	}
+}
+
+// state is the driver's part of a record.
+type state struct {
+	Process process.Identity `json:"process"`
+	Version string           `json:"version"`
+	RootFS  string           `json:"rootfs"`
+}
+
+// Record implements vmm.Machine.
+func (m *machine) Record() vmm.Record {
+	b, err := json.Marshal(state{Process: m.who, Version: m.version, RootFS: m.rootfs})
+	if err != nil {
+		panic(err) // numbers and strings only
+	}
+	return vmm.Record{Driver: Name, ID: m.id, State: b}
+}
+
+// watch begins to wait for the end of the process.
+func (m *machine) watch(ctx context.Context) {
+	m.watching = true
+	alarm, err := m.group.WatchOOM()
+	if err != nil {
+		m.driver.log.Warn("no early notice of memory shortage", "sandbox", m.id, "error", err)
+	}
+	if alarm != nil {
+		go func() {
+			// Whatever the kernel chose to kill, the guest is no longer whole.
+			if alarm.Wait() {
+				m.starved.Store(true)
+				_ = m.handle.Signal(unix.SIGKILL)
+			}
+		}()
+	}
+	go func() {
+		defer close(m.exited)
+		err := m.handle.Wait(ctx)
+		if alarm != nil {
+			alarm.Close()
+		}
+		m.exit = m.verdict(err)
+	}()
+}
+
+// verdict says how the process, which has ended, did end.
+func (m *machine) verdict(err error) vmm.Exit {
+	status := "the sandbox process ended"
+	if m.cmd != nil {
+		werr := m.cmd.Wait() // returns at once and takes the zombie away
+		status = describe(m.cmd, werr)
+	}
+	why := bootFailure(filepath.Join(m.dir, panicName))
+	switch {
+	case m.starved.Load() || m.group.OOMKills() > 0:
+		return vmm.Exit{Reason: tartarus.ReasonOOM, Message: "the memory limit was reached"}
+	case m.stopped.Load():
+		return vmm.Exit{Reason: tartarus.ReasonUser, Message: "stopped"}
+	case err != nil:
+		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: err.Error()}
+	case why != "":
+		m.driver.log.Warn("sandbox process crashed", "sandbox", m.id, "status", status, "output", why)
+		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: "the sandbox kernel crashed"}
+	}
+	return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: status}
+}
+
+// lastWords is what a sandbox process that failed to start wrote. One that is about to crash breaks its connections
+// before it says why, so it is given a moment.
+func (m *machine) lastWords(ctx context.Context) string {
+	const moment = 200 * time.Millisecond
+	if m.handle != nil && ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(ctx, moment)
+		defer cancel()
+		_ = m.handle.Wait(ctx)
+	}
+	return bootFailure(filepath.Join(m.dir, panicName))
+}
+
+// describe puts the end of a sandbox process, whose exit code is that of the guest's first process, into words.
+func describe(cmd *exec.Cmd, err error) string {
+	ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	switch {
+	case !ok:
+		return fmt.Sprintf("the sandbox process ended: %v", err)
+	case ws.Signaled():
+		return fmt.Sprintf("the sandbox process was killed by signal %d", ws.Signal())
+	case ws.ExitStatus() > 128:
+		return fmt.Sprintf("the guest's first process ended by signal %d", ws.ExitStatus()-128)
+	}
+	return fmt.Sprintf("the guest's first process ended with status %d", ws.ExitStatus())
+}
+
+// Wait implements vmm.Machine.
+func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
+	select {
+	case <-m.exited:
+		return m.exit, nil
+	default:
+	}
+	select {
+	case <-m.exited:
+		return m.exit, nil
+	case <-ctx.Done():
+		return vmm.Exit{}, ctx.Err()
+	}
+}
+
+// Stop implements vmm.Machine.
+func (m *machine) Stop(ctx context.Context) error {
+	if err := m.discard(ctx); err != nil {
+		return fmt.Errorf("stop machine %s: %w", m.id, err)
+	}
+	return nil
+}
+
+// discard ends the process and removes all there is of the machine. It takes up where an earlier call failed.
+func (m *machine) discard(ctx context.Context) error {
+	m.stopMu.Lock()
+	defer m.stopMu.Unlock()
+	if m.gone {
+		return nil
+	}
+	if m.foreign {
+		m.driver.release(m.id)
+		m.gone = true
+		return nil
+	}
+	if m.handle != nil && !m.handle.Ended() {
+		m.stopped.Store(true)
+		if err := m.handle.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
+			return fmt.Errorf("kill sandbox process: %w", err)
+		}
+	}
+	if err := m.reap(ctx); err != nil {
+		return err
+	}
+	if m.group != nil {
+		if err := m.group.Remove(ctx); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(m.dir); err != nil {
+		return fmt.Errorf("remove machine folder: %w", err)
+	}
+	if m.handle != nil {
+		m.handle.Close()
+	}
+	m.driver.release(m.id)
+	m.gone = true
+	return nil
+}
+
+// reap waits for the end of the process, whose zombie nobody else takes when no watch was begun.
+func (m *machine) reap(ctx context.Context) error {
+	switch {
+	case m.watching:
+		select {
+		case <-m.exited:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for sandbox process: %w", ctx.Err())
+		}
+	case m.cmd != nil:
+		if m.handle == nil {
+			_ = m.cmd.Process.Kill() // still our child, so the number is its own
+		}
+		_ = m.cmd.Wait() // killed: the status is known
+	}
+	return nil
+}
+
+// take waits for this machine's turn: one of Pause, Resume and Snapshot at a time.
+func (m *machine) take(ctx context.Context) (release func(), err error) {
+	select {
+	case m.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case <-m.exited:
+		<-m.turn
+		return nil, tartarus.Errorf(tartarus.GuestGone, "machine %s has ended", m.id)
+	default:
+		return func() { <-m.turn }, nil
+	}
+}
+
+// Usage implements vmm.Machine.
+func (m *machine) Usage(ctx context.Context) (vmm.Usage, error) {
+	if err := ctx.Err(); err != nil {
+		return vmm.Usage{}, err
+	}
+	u, err := m.group.Usage()
+	if err != nil {
+		return vmm.Usage{}, tartarus.Errorf(tartarus.GuestGone, "machine %s has ended: %w", m.id, err)
+	}
+	out := vmm.Usage{CPU: u.CPU, MemoryBytes: u.MemoryBytes, PIDs: u.PIDs}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(m.dir, diskName), &st); err == nil {
+		out.DiskBytes = st.Blocks * 512 // stat(2): always of 512 bytes
+	}
+	return out, nil
+}
