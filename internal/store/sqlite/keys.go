@@ -19,7 +19,7 @@ func (db *DB) Keys() *Keys { return &Keys{db} }
 
 // PutKey implements tenant.Store.
 func (s *Keys) PutKey(ctx context.Context, k tenant.Key) error {
-	if k.ID == "" || k.Hash == "" || k.Tenant == "" {
+	if k.ID == "" || k.Hash == "" || k.Tenant == "" || k.Tenant == hades.AnyTenant {
 		return tartarus.Errorf(tartarus.Invalid, "key %q needs an id, a hash and a tenant", k.ID)
 	}
 	body, err := json.Marshal(k)

@@ -62,3 +62,19 @@ func subject[T any](part func(*DB) T) storetest.Factory[T] {
 func TestRegistry(t *testing.T) {
 	storetest.Registry(t, subject(func(db *DB) hades.Registry { return db.Registry() }))
 }
+
+func TestQueue(t *testing.T) {
+	storetest.Queue(t, subject(func(db *DB) storetest.QueueStore { return db.Queue() }))
+}
+
+func TestPolicies(t *testing.T) {
+	storetest.Policies(t, subject(func(db *DB) themis.Store { return db.Policies() }))
+}
+
+func TestKeys(t *testing.T) {
+	storetest.Keys(t, subject(func(db *DB) tenant.Store { return db.Keys() }))
+}
+
+func TestJournal(t *testing.T) {
+	storetest.Journal(t, subject(func(db *DB) storetest.Journaler { return db.Journal() }))
+}

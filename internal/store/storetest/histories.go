@@ -1,0 +1,5 @@
+package storetest
+
+import "testing"
+
+func queueHistories(t *testing.T, s Subject[QueueStore]) { _ = s }
