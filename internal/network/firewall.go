@@ -1,0 +1,499 @@
+package network
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"github.com/tartarus-sandbox/tartarus"
+	"golang.org/x/sys/unix"
+)
+
+// firewall is the host's egress rules. The base is shared with other processes and changed only under the host's lock; what
+// belongs to a slot is changed by its pool alone. Each change is one batch.
+type firewall struct {
+	log     *slog.Logger
+	version string
+
+	mu    sync.Mutex
+	slots map[string]*Slot // those that have a part of the table
+	conn  *netlink.Conn    // opened when needed; closed after any error, so that no stale answer meets the next change
+}
+
+// applied is what the host's rules hold for a slot, apart from what every slot has.
+type applied struct {
+	rules      Rules
+	generation int    // makes the names of chains and sets unlike those they replace
+	chain      string // own rules, "" for none
+	exempt     string
+	pins       map[netip.Addr]time.Time // addresses that answers to allowed names gave, and until when
+	dnsPort    uint16
+	webPort    uint16
+}
+
+func newFirewall(log *slog.Logger) *firewall {
+	return &firewall{log: log, version: baseVersion(), slots: map[string]*Slot{}}
+}
+
+func (f *firewall) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hangUp()
+}
+
+func (f *firewall) hangUp() {
+	if f.conn != nil {
+		f.conn.Close()
+		f.conn = nil
+	}
+}
+
+// commit makes one change. f.mu is held.
+func (f *firewall) commit(b *batch) error {
+	if f.conn == nil {
+		conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		if err != nil {
+			return fmt.Errorf("open netfilter socket: %w", err)
+		}
+		f.conn = conn
+	}
+	err := b.commit(f.conn)
+	if err != nil {
+		f.hangUp()
+	}
+	return err
+}
+
+var inet = &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+
+// ensure puts the base rules in place and leaves everything else in the table alone. The host's lock is held.
+func (f *firewall) ensure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	current, err := f.baseIsCurrent()
+	if err != nil || current {
+		return err
+	}
+	var b batch
+	b.addTable()
+	for i, s := range baseSets() {
+		b.addSet(s, uint32(i+1))
+	}
+	b.flushSet(setDenied)
+	b.put(setDenied, intervals(alwaysDenied)...)
+	for _, c := range baseChains() {
+		b.addChain(c.name, c.hook)
+	}
+	for _, c := range baseChains() {
+		b.flushChain(c.name)
+		for _, r := range c.rules {
+			b.addRule(c.name, f.version, r...)
+		}
+	}
+	if err := f.commit(&b); err != nil {
+		return fmt.Errorf("put base rules in place: %w", err)
+	}
+	return nil
+}
+
+// baseIsCurrent compares the rules that are there by their comments: a base rule that was taken out or added shows by number.
+func (f *firewall) baseIsCurrent() (bool, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open netfilter socket: %w", err)
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, tartarus.Errorf(tartarus.Unsupported, "network: nftables cannot be used here: %w", err)
+	}
+	found := false
+	for _, t := range tables {
+		found = found || t.Name == tableName
+	}
+	if !found {
+		return false, nil
+	}
+	for _, c := range baseChains() {
+		rules, err := conn.GetRules(inet, &nftables.Chain{Name: c.name, Table: inet})
+		if errors.Is(err, unix.ENOENT) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("list rules of %s: %w", c.name, err)
+		}
+		if len(rules) != len(c.rules) {
+			return false, nil
+		}
+		for _, r := range rules {
+			if !strings.Contains(string(r.UserData), f.version) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// removeWhenEmpty takes the table away when no realm is left in it. The host's lock is held.
+func (f *firewall) removeWhenEmpty() (bool, error) {
+	members, err := f.members(setRealms)
+	if isMissing(err) {
+		return true, nil
+	}
+	if err != nil || len(members) > 0 {
+		return false, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var b batch
+	b.delTable()
+	if err := f.commit(&b); err != nil && !isMissing(err) {
+		return false, fmt.Errorf("remove rules: %w", err)
+	}
+	return true, nil
+}
+
+// members lists the keys of a set.
+func (f *firewall) members(name string) ([]nftables.SetElement, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open netfilter socket: %w", err)
+	}
+	elems, err := conn.GetSetElements(&nftables.Set{Table: inet, Name: name})
+	if err != nil {
+		return nil, fmt.Errorf("list set %s: %w", name, err)
+	}
+	return elems, nil
+}
+
+func (f *firewall) addRealm(p netip.Prefix) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var b batch
+	b.drop(setRealms, intervals([]netip.Prefix{p})...) // the kernel calls a second identical interval an overlap
+	b.put(setRealms, intervals([]netip.Prefix{p})...)
+	if err := f.commit(&b); err != nil {
+		return fmt.Errorf("add realm %s to rules: %w", p, err)
+	}
+	return nil
+}
+
+func (f *firewall) removeRealm(p netip.Prefix) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var b batch
+	b.drop(setRealms, intervals([]netip.Prefix{p})...)
+	if err := f.commit(&b); err != nil && !isMissing(err) {
+		return fmt.Errorf("remove realm %s from rules: %w", p, err)
+	}
+	return nil
+}
+
+func sourceKey(name string, a netip.Addr) []byte { return append(ifKey(name), a.AsSlice()...) }
+
+// portKey is cable . port; parts of a key are padded to four bytes.
+func portKey(name string, port uint16) []byte {
+	return append(ifKey(name), byte(port>>8), byte(port), 0, 0)
+}
+
+// addSlots lets packets with the slots' addresses in, towards rules that drop them all.
+func (f *firewall) addSlots(slots []*Slot) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var b batch
+	for _, s := range slots {
+		s.rules = applied{generation: s.rules.generation}
+	}
+	b.basics(slots)
+	if err := f.commit(&b); err != nil {
+		return fmt.Errorf("add slots to rules: %w", err)
+	}
+	for _, s := range slots {
+		f.slots[s.name] = s
+	}
+	return nil
+}
+
+func (b *batch) basics(slots []*Slot) {
+	var sources, names []element
+	for _, s := range slots {
+		sources = append(sources, element{key: sourceKey(s.name, s.guest)})
+		names = append(names, element{key: ifKey(s.name)})
+	}
+	b.put(setSources, sources...)
+	b.drop(setDrops, names...) // counting starts from nothing
+	b.put(setDrops, names...)
+}
+
+// apply replaces the rules of a slot and tells whether those before let nothing out.
+func (f *firewall) apply(s *Slot, r Rules) (wasClosed bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := s.rules
+	next := applied{rules: r, generation: old.generation + 1}
+	var b batch
+	b.unset(s, old)
+	b.set(s, &next)
+	if err := f.commit(&b); err != nil {
+		return false, fmt.Errorf("change rules of %s: %w", s.name, err)
+	}
+	s.rules = next
+	return !old.rules.Open && !old.rules.custom(), nil
+}
+
+// reapply replaces the rules of a slot whose part of the table is not as this process left it. What is there is looked
+// up when it turns out to be something else than the caller believes.
+func (f *firewall) reapply(s *Slot, there *parts, r Rules) error {
+	err := f.restore(s, there, &r)
+	if !isMissing(err) && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	found, err := f.inventory()
+	if err != nil {
+		return err
+	}
+	return f.restore(s, found[s.name], &r)
+}
+
+// set adds what rules need, to a slot that has nothing but the basics.
+func (b *batch) set(s *Slot, a *applied) {
+	r, me := a.rules, element{key: ifKey(s.name)}
+	suffix := fmt.Sprintf("%s-%d", strings.TrimPrefix(s.name, namePrefix), a.generation)
+	if len(r.Exempt) > 0 {
+		a.exempt = "exempt-" + suffix
+		b.addSet(set{name: a.exempt, key: nftables.TypeIPAddr, flags: unix.NFT_SET_INTERVAL}, 1)
+		b.put(a.exempt, intervals(r.Exempt)...)
+		b.addChain(a.exempt, nil)
+		b.addRule(a.exempt, "", rule(daddr, in(a.exempt), jump(chainPermitted))...)
+		b.put(mapExempt, element{key: me.key, chain: a.exempt})
+	}
+	if r.Mail {
+		b.put(setMail, me)
+	}
+	switch {
+	case r.custom():
+		a.chain = "custom-" + suffix
+		b.customChain(a)
+		b.put(mapCustom, element{key: me.key, chain: a.chain})
+	case r.Open:
+		b.put(setOpen, me)
+	}
+}
+
+// customChain makes the chain that judges what the base rules have let pass.
+func (b *batch) customChain(a *applied) {
+	b.addChain(a.chain, nil)
+	list := func(what string, p []netip.Prefix, verdict part) {
+		if len(p) == 0 {
+			return
+		}
+		name := a.chain + "-" + what
+		b.addSet(set{name: name, key: nftables.TypeIPAddr, flags: unix.NFT_SET_INTERVAL}, 2)
+		b.put(name, intervals(p)...)
+		b.addRule(a.chain, "", rule(daddr, in(name), verdict)...)
+	}
+	list("allow", a.rules.Allow, accept)
+	list("deny", a.rules.Deny, jump(chainDropped))
+	if a.rules.Open {
+		b.addRule(a.chain, "", accept...)
+	}
+}
+
+// unset removes what set added.
+func (b *batch) unset(s *Slot, a applied) {
+	r, me := a.rules, element{key: ifKey(s.name)}
+	if a.exempt != "" {
+		b.del(mapExempt, me)
+		b.delChainAndSets(a.exempt, a.exempt)
+	}
+	if r.Mail {
+		b.del(setMail, me)
+	}
+	switch {
+	case a.chain != "":
+		b.del(mapCustom, me)
+		var sets []string
+		if len(r.Allow) > 0 {
+			sets = append(sets, a.chain+"-allow")
+		}
+		if len(r.Deny) > 0 {
+			sets = append(sets, a.chain+"-deny")
+		}
+		b.delChainAndSets(a.chain, sets...)
+	case r.Open:
+		b.del(setOpen, me)
+	}
+}
+
+func (b *batch) delChainAndSets(chain string, sets ...string) {
+	b.flushChain(chain)
+	b.delChain(chain)
+	for _, name := range sets {
+		b.delSet(name)
+	}
+}
+
+// removeSlots takes everything of the slots out of the rules.
+func (f *firewall) removeSlots(slots []*Slot) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var errs error
+	for _, s := range slots {
+		errs = errors.Join(errs, f.removeSlot(s))
+	}
+	return errs
+}
+
+func (f *firewall) removeSlot(s *Slot) error {
+	delete(f.slots, s.name)
+	var b batch
+	b.unset(s, s.rules)
+	b.drop(setSources, element{key: sourceKey(s.name, s.guest)})
+	b.drop(setDrops, element{key: ifKey(s.name)})
+	if err := f.commit(&b); err != nil && !isMissing(err) {
+		return fmt.Errorf("remove %s from rules: %w", s.name, err)
+	}
+	s.rules = applied{generation: s.rules.generation}
+	return f.forgetFlows(s.name)
+}
+
+// resetFlows makes the count of a slot's connections start from nothing.
+func (f *firewall) resetFlows(s *Slot) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.forgetFlows(s.name)
+}
+
+// forgetFlows removes the member that packets may have added; a batch of its own, because it may be missing. f.mu is held.
+func (f *firewall) forgetFlows(name string) error {
+	var b batch
+	b.del(setFlows, element{key: ifKey(name)})
+	if err := f.commit(&b); err != nil && !isMissing(err) {
+		return fmt.Errorf("remove %s from rules: %w", name, err)
+	}
+	return nil
+}
+
+// Counters are what a slot's sandbox was refused since it was acquired.
+type Counters struct {
+	DroppedPackets uint64 `json:"droppedPackets"`
+	DroppedBytes   uint64 `json:"droppedBytes"`
+}
+
+// counters asks for one member of the counting set.
+func (f *firewall) counters(name string) (Counters, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return Counters{}, fmt.Errorf("open netfilter socket: %w", err)
+	}
+	defer conn.Close()
+	var b batch
+	b.elements(unix.NFT_MSG_GETSETELEM, 0, setDrops, []element{{key: ifKey(name)}})
+	if b.err != nil {
+		return Counters{}, fmt.Errorf("encode question: %w", b.err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(rulesTimeout)); err != nil {
+		return Counters{}, fmt.Errorf("set deadline: %w", err)
+	}
+	answer, err := conn.Execute(b.msgs[0])
+	if err != nil {
+		return Counters{}, fmt.Errorf("read counters of %s: %w", name, err)
+	}
+	for _, m := range answer {
+		if c, ok := findCounter(m.Data[4:]); ok {
+			return c, nil
+		}
+	}
+	return Counters{}, tartarus.Errorf(tartarus.NotFound, "no counters for %s", name)
+}
+
+// findCounter looks for the counter expression among the nested attributes of a set member.
+func findCounter(b []byte) (Counters, bool) {
+	dig := func(b []byte, path ...uint16) []byte {
+		for _, want := range path {
+			ad, err := netlink.NewAttributeDecoder(b)
+			if err != nil {
+				return nil
+			}
+			b = nil
+			for ad.Next() {
+				if ad.Type() == want {
+					b = ad.Bytes()
+					break
+				}
+			}
+		}
+		return b
+	}
+	data := dig(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS, unix.NFTA_LIST_ELEM, unix.NFTA_SET_ELEM_EXPR, unix.NFTA_EXPR_DATA)
+	bytes, packets := dig(data, unix.NFTA_COUNTER_BYTES), dig(data, unix.NFTA_COUNTER_PACKETS)
+	if len(bytes) != 8 || len(packets) != 8 {
+		return Counters{}, false
+	}
+	return Counters{DroppedBytes: binary.BigEndian.Uint64(bytes), DroppedPackets: binary.BigEndian.Uint64(packets)}, true
+}
+
+// heal puts everything back when the table, or part of its base, is missing. The host's lock is held.
+func (f *firewall) heal(realms []netip.Prefix) (bool, error) {
+	f.mu.Lock()
+	slots := slices.Collect(maps.Values(f.slots))
+	current, err := f.baseIsCurrent()
+	f.mu.Unlock()
+	if err != nil || current {
+		return false, err
+	}
+	if err := f.ensure(); err != nil {
+		return false, err
+	}
+	for _, r := range realms {
+		if err := f.addRealm(r); err != nil {
+			return false, err
+		}
+	}
+	found, err := f.inventory()
+	if err != nil {
+		return false, err
+	}
+	for _, s := range slots {
+		if err := f.restore(s, found[s.name], nil); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// restore brings a slot's part of the rules to what it should be (r, or what it was when r is nil), given what is there now.
+func (f *firewall) restore(s *Slot, there *parts, r *Rules) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := applied{rules: s.rules.rules, generation: s.rules.generation + 1}
+	if r != nil {
+		next.rules = *r
+	} else if f.slots[s.name] != s {
+		return nil // taken down meanwhile
+	}
+	var b batch
+	if there != nil {
+		next.generation = max(next.generation, there.generation+1)
+		b.purge(there)
+	}
+	b.basics([]*Slot{s})
+	b.set(s, &next)
+	if err := f.commit(&b); err != nil {
+		return fmt.Errorf("restore rules of %s: %w", s.name, err)
+	}
+	s.rules = next
+	f.slots[s.name] = s
+	return nil
+}
