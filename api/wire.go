@@ -248,3 +248,9 @@ type Resources struct {
 	MemoryMB int64 `json:"memoryMB"`
 	DiskMB   int64 `json:"diskMB"`
 }
+
+// Health is the answer of a server that works.
+type Health struct {
+	Status  string `json:"status"` // ok
+	Version string `json:"version,omitempty"`
+}

@@ -71,6 +71,7 @@ type Chain struct {
 	amenders []Amender
 	judges   []Judge
 	timeout  time.Duration
+	limits   Limits
 }
 
 // New makes the chain.
@@ -89,7 +90,7 @@ func New(cfg Config) (*Chain, error) {
 		judges: []Judge{
 			minos, // static limits
 		},
-		timeout: cfg.Timeout,
+		timeout: cfg.Timeout, limits: cfg.Limits,
 	}, nil
 }
 
@@ -166,3 +167,6 @@ func (c *Chain) ask(ctx context.Context, j Judge, r Request) Verdict {
 	}
 	return v
 }
+
+// Limits are the static bounds that Minos holds sandboxes to.
+func (c *Chain) Limits() Limits { return c.limits }

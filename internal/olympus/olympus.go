@@ -1,3 +1,118 @@
 // Package olympus is the control-plane API: it authenticates, judges, places and queues what clients ask for, and
 // forwards to the nodes what concerns a running sandbox. It keeps nothing in memory that another replica would miss.
 package olympus
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/judges"
+	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+)
+
+// Config says what the API works on. Everything without a default is needed.
+type Config struct {
+	Registry  hades.Registry
+	Queue     acheron.Queue
+	Keys      tenant.Store
+	Fleet     Fleet
+	Templates Templates
+	Judges    *judges.Chain
+	Log       *slog.Logger
+
+	// Domain is the wildcard domain of the edge, with its port where that is not 443. Clients are told it, so that they find
+	// {port}-{sandbox}.{domain}; empty leaves them to their own setting.
+	Domain string
+	// Version is told in /health.
+	Version string
+	// Changed is called with every sandbox that this server has seen change, so that the edge need not wait for its cache. May be nil.
+	Changed func(tartarus.Sandbox)
+	// CanPause says that the nodes can pause: sandboxes may ask to be paused when their time is up.
+	CanPause bool
+
+	// CreateTime is how long a create may take, waiting in the queue included. Default 60 s: what the SDKs wait by default.
+	CreateTime time.Duration
+	// Rate and Burst bound each key's requests per second. Default 500 and 1000; a negative Rate sets no bound.
+	Rate  float64
+	Burst int
+	// Retention is how long ended sandboxes are remembered. Default 24 h.
+	Retention time.Duration
+	// JobRetention is how long ended jobs, and with them idempotency keys, are remembered. Default 1 h.
+	JobRetention time.Duration
+	// NodeLost is how long a node may be silent before its sandboxes are counted as lost. Default 10 min. A node that comes
+	// back corrects it.
+	NodeLost time.Duration
+}
+
+func (c *Config) setDefaults() error {
+	switch {
+	case c.Registry == nil, c.Queue == nil, c.Keys == nil:
+		return errors.New("olympus: registry, queue and key store are needed")
+	case c.Fleet == nil, c.Templates == nil, c.Judges == nil, c.Log == nil:
+		return errors.New("olympus: fleet, templates, judges and log are needed")
+	}
+	set := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	set(&c.CreateTime, 60*time.Second)
+	set(&c.Retention, 24*time.Hour)
+	set(&c.JobRetention, time.Hour)
+	set(&c.NodeLost, 10*time.Minute)
+	if c.Rate == 0 {
+		c.Rate = 500
+	}
+	if c.Burst <= 0 {
+		c.Burst = 1000
+	}
+	if c.Changed == nil {
+		c.Changed = func(tartarus.Sandbox) {}
+	}
+	return nil
+}
+
+// Server is one replica of the API.
+type Server struct {
+	cfg       Config
+	log       *slog.Logger
+	gate      *gate
+	placer    *placer
+	templates *templateCache
+	totals    *totals
+	handler   http.Handler
+}
+
+// New makes a server that does nothing until it is asked.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg:       cfg,
+		log:       cfg.Log,
+		gate:      newGate(cfg.Keys, cfg.Rate, cfg.Burst),
+		placer:    newPlacer(cfg.Registry),
+		templates: newTemplateCache(cfg.Templates),
+		totals:    newTotals(cfg.Registry),
+	}
+	s.handler = s.router()
+	return s, nil
+}
+
+// Handler serves the API.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// cleanupTime bounds work that must be done although the request it belongs to is over.
+const cleanupTime = 10 * time.Second
+
+// after gives the context of such work.
+func after(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+}

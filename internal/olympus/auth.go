@@ -1,0 +1,127 @@
+package olympus
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"net/http"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/internal/recent"
+	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+)
+
+// keyTTL is how long a key goes on working on this replica after it was revoked.
+const keyTTL = 3 * time.Second
+
+// knownKeys bounds the keys that are remembered, and the limiters.
+const knownKeys = 4096
+
+// gate lets requests in: it knows who asks and how often.
+type gate struct {
+	store tenant.Store
+	rate  rate.Limit
+	burst int
+
+	known    *recent.Cache[[sha256.Size]byte, tenant.Key]
+	unknown  *recent.Cache[[sha256.Size]byte, struct{}] // its own, so that guesses cannot push out keys that are in use
+	limiters *recent.Cache[string, *rate.Limiter]
+}
+
+func newGate(store tenant.Store, perSecond float64, burst int) *gate {
+	return &gate{
+		store: store, rate: rate.Limit(perSecond), burst: burst,
+		known:    recent.New[[sha256.Size]byte, tenant.Key](knownKeys, keyTTL),
+		unknown:  recent.New[[sha256.Size]byte, struct{}](knownKeys, keyTTL),
+		limiters: recent.New[string, *rate.Limiter](knownKeys, time.Hour),
+	}
+}
+
+var errNoKey = &tartarus.Error{Kind: tartarus.Unauthenticated, Message: "an API key is needed: send it as X-API-KEY"}
+var errBadKey = &tartarus.Error{Kind: tartarus.Unauthenticated, Message: "the API key is not valid"}
+
+// secretOf takes the API key from a request.
+func secretOf(h http.Header) string {
+	if s := h.Get(api.HeaderKey); s != "" {
+		return s
+	}
+	if scheme, s, ok := strings.Cut(h.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(s)
+	}
+	return ""
+}
+
+// authenticate finds the key that a request was made with.
+func (g *gate) authenticate(ctx context.Context, h http.Header, now time.Time) (tenant.Key, error) {
+	secret := secretOf(h)
+	if secret == "" {
+		return tenant.Key{}, errNoKey
+	}
+	if !keyShaped(secret) {
+		return tenant.Key{}, errBadKey // not worth a look into the store
+	}
+	sum := sha256.Sum256([]byte(secret))
+	k, ok := g.known.Get(sum, now)
+	if !ok {
+		if _, bad := g.unknown.Get(sum, now); bad {
+			return tenant.Key{}, errBadKey
+		}
+		hash := hex.EncodeToString(sum[:])
+		var err error
+		k, err = g.store.KeyByHash(ctx, hash)
+		if tartarus.Is(err, tartarus.NotFound) {
+			g.unknown.Put(sum, struct{}{}, now)
+			return tenant.Key{}, errBadKey
+		}
+		if err != nil {
+			return tenant.Key{}, err
+		}
+		// What the store found is compared once more in full, whatever its idea of finding is.
+		if subtle.ConstantTimeCompare([]byte(k.Hash), []byte(hash)) != 1 {
+			return tenant.Key{}, errBadKey
+		}
+		g.known.Put(sum, k, now)
+	}
+	if !k.Valid(now) {
+		return tenant.Key{}, errBadKey
+	}
+	return k, nil
+}
+
+// keyShaped reports whether s looks like a key that tenant.NewSecret makes.
+func keyShaped(s string) bool {
+	digits, ok := strings.CutPrefix(s, "e2b_")
+	if !ok || len(digits) < 16 || len(digits) > 128 {
+		return false
+	}
+	for i := range len(digits) {
+		if c := digits[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// admit counts a request against its key's rate.
+func (g *gate) admit(k tenant.Key, now time.Time) error {
+	if g.rate < 0 {
+		return nil
+	}
+	l, ok := g.limiters.Get(k.ID, now)
+	if !ok {
+		l = rate.NewLimiter(g.rate, g.burst)
+		g.limiters.Put(k.ID, l, now)
+	}
+	r := l.ReserveN(now, 1)
+	if wait := r.DelayFrom(now); wait > 0 {
+		r.CancelAt(now)
+		return &tartarus.Error{Kind: tartarus.Exhausted, Message: "too many requests with this API key", RetryAfter: wait}
+	}
+	return nil
+}

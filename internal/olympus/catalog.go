@@ -1,0 +1,58 @@
+package olympus
+
+import (
+	"net/http"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/api"
+)
+
+// listTemplates lists what the caller may make sandboxes from.
+func (s *Server) listTemplates(w http.ResponseWriter, r *http.Request, who caller) error {
+	templates, err := s.cfg.Templates.List(r.Context(), who.key.Tenant)
+	if err != nil {
+		return err
+	}
+	out := make([]api.Template, len(templates))
+	for i, t := range templates {
+		out[i] = answerTemplate(t)
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// listTeams names the one tenant that a key belongs to.
+func (s *Server) listTeams(w http.ResponseWriter, _ *http.Request, who caller) error {
+	writeJSON(w, http.StatusOK, []api.Team{{TeamID: who.key.Tenant, Name: who.key.Tenant, IsDefault: true}})
+	return nil
+}
+
+// listNodes shows operators the fleet as the registry has it.
+func (s *Server) listNodes(w http.ResponseWriter, r *http.Request, who caller) error {
+	nodes, err := s.cfg.Registry.Nodes(r.Context())
+	if err != nil {
+		return err
+	}
+	out := make([]api.Node, len(nodes))
+	for i, n := range nodes {
+		labels := n.Labels
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		runtimes := make(map[string]api.Runtime, len(n.Runtimes))
+		for name, rt := range n.Runtimes {
+			runtimes[name] = api.Runtime{Tier: string(rt.Tier), Version: rt.Version}
+		}
+		out[i] = api.Node{
+			Name: n.Name, Status: nodeStatus(n.Live(who.now), n.Cordoned), Labels: labels, Runtimes: runtimes,
+			Capacity: resources(n.Capacity), Allocated: resources(n.Allocated), Sandboxes: n.Sandboxes,
+			CPUModel: n.CPUModel, Version: n.Version, LeaseEnds: n.LeaseEnds.UTC(),
+		}
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+func resources(r tartarus.Resources) api.Resources {
+	return api.Resources{VCPU: r.VCPU, MemoryMB: r.MemoryMB, DiskMB: r.DiskMB}
+}

@@ -1,0 +1,127 @@
+package olympus
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+)
+
+// sweepEvery is the janitor's rhythm. What it removes is hours old; what it mends, minutes.
+const sweepEvery = time.Minute
+
+// Run keeps the registry and the queue free of what is over until ctx ends. Several replicas may do it at once.
+func (s *Server) Run(ctx context.Context) error {
+	for {
+		// Spread out, so that replicas started together do not sweep together.
+		wait := sweepEvery/2 + time.Duration(rand.Int64N(int64(sweepEvery)))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		if err := s.sweep(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			s.log.Warn("sweep not finished", "error", err)
+		}
+	}
+}
+
+// sweep does one round of the janitor's work.
+func (s *Server) sweep(ctx context.Context, now time.Time) error {
+	for _, step := range []func(context.Context, time.Time) error{s.forgetEnded, s.endStranded, s.endLost, s.purgeJobs} {
+		if err := step(ctx, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// each calls f for all sandboxes of a query.
+func (s *Server) each(ctx context.Context, q hades.Query, f func(tartarus.Sandbox) error) error {
+	q.Tenant, q.Limit, q.Ascending = hades.AnyTenant, maxListV1, true
+	for {
+		page, err := s.cfg.Registry.ListSandboxes(ctx, q)
+		if err != nil {
+			return err
+		}
+		for _, sb := range page.Sandboxes {
+			if err := f(sb); err != nil {
+				return err
+			}
+		}
+		if page.Next == (hades.Cursor{}) {
+			return nil
+		}
+		q.After = page.Next
+	}
+}
+
+// forgetEnded removes sandboxes that ended long ago.
+func (s *Server) forgetEnded(ctx context.Context, now time.Time) error {
+	q := hades.Query{Phases: []tartarus.Phase{tartarus.Stopped, tartarus.Failed, tartarus.Rejected}, EndedBefore: now.Add(-s.cfg.Retention)}
+	return s.each(ctx, q, func(sb tartarus.Sandbox) error { return s.cfg.Registry.RemoveSandbox(ctx, sb.ID) })
+}
+
+// endStranded ends entries whose request died between entering them and queueing them, or before it could record their failure.
+func (s *Server) endStranded(ctx context.Context, now time.Time) error {
+	return s.each(ctx, hades.Query{Phases: []tartarus.Phase{tartarus.Queued}}, func(sb tartarus.Sandbox) error {
+		if now.Sub(sb.CreatedAt) < 2*s.cfg.CreateTime {
+			return nil
+		}
+		j, err := s.cfg.Queue.Job(ctx, sb.ID)
+		switch {
+		case tartarus.Is(err, tartarus.NotFound):
+			s.giveUp(ctx, sb, tartarus.Errorf(tartarus.Internal, "its request was lost"))
+		case err != nil:
+			return err
+		case j.State == acheron.Dead || j.State == acheron.Cancelled:
+			s.giveUp(ctx, sb, whyNot(j))
+		}
+		return nil
+	})
+}
+
+// endLost counts the sandboxes of nodes that have been silent for long as lost. A node that comes back says what it still holds.
+func (s *Server) endLost(ctx context.Context, now time.Time) error {
+	nodes, err := s.cfg.Registry.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if now.Sub(n.LeaseEnds) < s.cfg.NodeLost {
+			continue
+		}
+		q := hades.Query{Node: n.Name, Phases: []tartarus.Phase{
+			tartarus.Starting, tartarus.Running, tartarus.Pausing, tartarus.Snapshotting, tartarus.Quarantined, tartarus.Stopping,
+		}}
+		err := s.each(ctx, q, func(sb tartarus.Sandbox) error {
+			if err := sb.Transition(tartarus.Failed, tartarus.ReasonNodeLost, "its node "+n.Name+" stopped answering"); err != nil {
+				return nil // it changed since it was listed
+			}
+			sb.EndedAt = now
+			if _, err := s.cfg.Registry.PutSandbox(ctx, sb); err != nil && !tartarus.Is(err, tartarus.Conflict) {
+				return err
+			}
+			s.cfg.Changed(sb)
+			s.log.Warn("sandbox lost", "sandbox", sb.ID, "tenant", sb.Tenant, "node", n.Name)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// purgeJobs forgets old jobs, and the idempotency keys with them.
+func (s *Server) purgeJobs(ctx context.Context, now time.Time) error {
+	q, ok := s.cfg.Queue.(acheron.Operator)
+	if !ok {
+		return nil
+	}
+	_, err := q.Purge(ctx, now.Add(-s.cfg.JobRetention))
+	return err
+}

@@ -1,0 +1,109 @@
+package olympus
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
+)
+
+// nodesTTL is how old the list of nodes may be that sandboxes are placed by: a fifth of a heartbeat, so that it is hardly older than
+// what the nodes last said.
+const nodesTTL = time.Second
+
+// placer keeps a recent list of the nodes, with what this replica has placed on them since added.
+type placer struct {
+	registry hades.Registry
+
+	mu      sync.Mutex
+	nodes   []hades.Node
+	fetched time.Time
+	loading bool // somebody is on the way for a newer list
+	rnd     *rand.Rand
+}
+
+func newPlacer(registry hades.Registry) *placer {
+	return &placer{registry: registry, rnd: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+}
+
+// place finds a node. A refusal is only given on a list that is new.
+func (p *placer) place(ctx context.Context, want phlegethon.Want, now time.Time) (phlegethon.Placement, error) {
+	fresh, err := p.refresh(ctx, nodesTTL, now)
+	if err != nil {
+		return phlegethon.Placement{}, err
+	}
+	got, err := p.pick(want, now)
+	if err == nil || fresh {
+		return got, err
+	}
+	if _, err := p.refresh(ctx, 0, now); err != nil {
+		return phlegethon.Placement{}, err
+	}
+	return p.pick(want, now)
+}
+
+// pick places on the list at hand and notes it there.
+func (p *placer) pick(want phlegethon.Want, now time.Time) (phlegethon.Placement, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	got, err := phlegethon.Place(p.nodes, want, now, p.rnd)
+	if err != nil {
+		return got, err
+	}
+	n := &p.nodes[got.Index]
+	n.Sandboxes++
+	n.Allocated.VCPU += want.Resources.VCPU
+	n.Allocated.MemoryMB += want.Resources.MemoryMB
+	n.Allocated.DiskMB += want.Resources.DiskMB
+	return got, nil
+}
+
+// refresh reads the list again if it is older than age and reports whether it did. While one caller reads, others go on with what there is;
+// where the store fails, the old list serves, and its leases run out by themselves.
+func (p *placer) refresh(ctx context.Context, age time.Duration, now time.Time) (fresh bool, err error) {
+	p.mu.Lock()
+	first := p.nodes == nil
+	if now.Sub(p.fetched) < age && !first || p.loading && !first && age > 0 {
+		p.mu.Unlock()
+		return false, nil
+	}
+	p.loading = true
+	p.mu.Unlock()
+
+	nodes, err := p.registry.Nodes(ctx)
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.loading = false
+	if err != nil {
+		if first {
+			return false, err
+		}
+		return false, nil
+	}
+	if nodes == nil {
+		nodes = []hades.Node{}
+	}
+	p.nodes, p.fetched = nodes, now
+	return true, nil
+}
+
+// check reports whether the store answers and a node lives.
+func (p *placer) check(ctx context.Context, within time.Duration, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	nodes, err := p.registry.Nodes(ctx)
+	if err != nil {
+		return &tartarus.Error{Kind: tartarus.Unavailable, Message: "the store does not answer", Err: err}
+	}
+	for _, n := range nodes {
+		if n.Live(now) {
+			return nil
+		}
+	}
+	return &tartarus.Error{Kind: tartarus.Unavailable, Message: "no node is registered and alive"}
+}

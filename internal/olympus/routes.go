@@ -1,0 +1,162 @@
+package olympus
+
+import (
+	"encoding/hex"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+)
+
+// headerRequest names the request in answers and in the log.
+const headerRequest = "X-Request-Id"
+
+// anyone is the access rule of routes that need no key.
+const anyone tenant.Role = "anyone"
+
+// route is a row of the one table that says what the API has, and who may use it.
+//
+// The permission to exec is no row's rule, because no process is started here: a key without it is told no sandbox's agent token.
+type route struct {
+	method  string
+	pattern string
+	role    tenant.Role // least role, or anyone
+	handle  func(s *Server, w http.ResponseWriter, r *http.Request, who caller) error
+}
+
+// caller is who makes a request.
+type caller struct {
+	key     tenant.Key
+	request string // id of the request
+	now     time.Time
+}
+
+var routes = []route{
+	{"GET", "/health", anyone, (*Server).health},
+	{"GET", "/healthz", anyone, (*Server).health},
+	{"GET", "/readyz", anyone, (*Server).ready},
+	{"GET", "/openapi.yaml", anyone, (*Server).document},
+
+	{"POST", "/sandboxes", tenant.Developer, (*Server).createV1},
+	{"POST", "/v2/sandboxes", tenant.Developer, (*Server).createV2},
+	{"GET", "/sandboxes", tenant.Reader, (*Server).listV1},
+	{"GET", "/v2/sandboxes", tenant.Reader, (*Server).listV2},
+	{"GET", "/sandboxes/metrics", tenant.Reader, (*Server).metricsBatch},
+	{"GET", "/sandboxes/{sandboxID}", tenant.Reader, (*Server).detail},
+	{"DELETE", "/sandboxes/{sandboxID}", tenant.Developer, (*Server).kill},
+	{"POST", "/sandboxes/{sandboxID}/connect", tenant.Developer, (*Server).connectV1},
+	{"POST", "/v2/sandboxes/{sandboxID}/connect", tenant.Developer, (*Server).connectV2},
+	{"POST", "/sandboxes/{sandboxID}/resume", tenant.Developer, (*Server).resume},
+	{"POST", "/sandboxes/{sandboxID}/timeout", tenant.Developer, (*Server).timeout},
+	{"POST", "/sandboxes/{sandboxID}/refreshes", tenant.Developer, (*Server).refresh},
+	{"PUT", "/sandboxes/{sandboxID}/network", tenant.Developer, (*Server).setNetwork},
+	{"GET", "/sandboxes/{sandboxID}/metrics", tenant.Reader, (*Server).metrics},
+	{"GET", "/sandboxes/{sandboxID}/logs", tenant.Reader, (*Server).logsV1},
+	{"GET", "/v2/sandboxes/{sandboxID}/logs", tenant.Reader, (*Server).logsV2},
+
+	{"GET", "/templates", tenant.Reader, (*Server).listTemplates},
+	{"GET", "/teams", tenant.Reader, (*Server).listTeams},
+	{"GET", "/nodes", tenant.Operator, (*Server).listNodes},
+}
+
+// router serves the table.
+func (s *Server) router() http.Handler {
+	mux := chi.NewRouter()
+	for _, rt := range routes {
+		mux.Method(rt.method, rt.pattern, s.endpoint(rt))
+	}
+	mux.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, "there is no route "+r.Method+" "+r.URL.Path, "not_found")
+	})
+	mux.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		allow := allowed(mux, r.URL.Path)
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		refuse(w, http.StatusMethodNotAllowed, r.URL.Path+" has no "+r.Method, "method_not_allowed")
+	})
+	return mux
+}
+
+// allowed lists the methods of a path.
+func allowed(mux chi.Routes, path string) []string {
+	var out []string
+	for _, rt := range routes {
+		if !slices.Contains(out, rt.method) && mux.Match(chi.NewRouteContext(), rt.method, path) {
+			out = append(out, rt.method)
+		}
+	}
+	return out
+}
+
+// endpoint is what every row does around its handler.
+func (s *Server) endpoint(rt route) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		who := caller{request: newRequestID(), now: time.Now()}
+		w.Header().Set(headerRequest, who.request)
+		defer s.catch(w, r)
+		if err := s.enter(rt.role, r, &who); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		if err := rt.handle(s, w, r, who); err != nil {
+			s.fail(w, r, err)
+		}
+	}
+}
+
+// enter checks that the caller may pass.
+func (s *Server) enter(role tenant.Role, r *http.Request, who *caller) error {
+	if role == anyone {
+		return nil
+	}
+	key, err := s.gate.authenticate(r.Context(), r.Header, who.now)
+	if err != nil {
+		return err
+	}
+	if err := s.gate.admit(key, who.now); err != nil {
+		return err
+	}
+	if !key.Role.Covers(role) {
+		return tartarus.Errorf(tartarus.Forbidden, "this needs the role %s; the API key has %s", role, key.Role)
+	}
+	who.key = key
+	return nil
+}
+
+func newRequestID() string {
+	var b [8]byte
+	for i, v := 0, rand.Uint64(); i < len(b); i++ {
+		b[i] = byte(v >> (8 * i))
+	}
+	return hex.EncodeToString(b[:])
+}
+
+// health says that the process answers.
+func (s *Server) health(w http.ResponseWriter, _ *http.Request, _ caller) error {
+	writeJSON(w, http.StatusOK, api.Health{Status: "ok", Version: s.cfg.Version})
+	return nil
+}
+
+// readyTime bounds the look at the store: whoever asks, asks again.
+const readyTime = 2 * time.Second
+
+// ready says that creates can work: the store answers and a node lives.
+func (s *Server) ready(w http.ResponseWriter, r *http.Request, who caller) error {
+	if err := s.placer.check(r.Context(), readyTime, who.now); err != nil {
+		return err
+	}
+	return s.health(w, r, who)
+}
+
+// document serves the description of all this.
+func (s *Server) document(w http.ResponseWriter, _ *http.Request, _ caller) error {
+	w.Header().Set("Content-Type", "application/yaml")
+	_, _ = w.Write(api.Document)
+	return nil
+}

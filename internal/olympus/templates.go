@@ -1,0 +1,58 @@
+package olympus
+
+import (
+	"context"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus/internal/recent"
+)
+
+// Templates finds what sandboxes are made from. All methods may be called concurrently.
+type Templates interface {
+	// Resolve finds a template that the tenant may use by id, name, name:tag or namespace/name. The empty reference is the server's
+	// default template. Unknown, not ready and another's private one are all tartarus.NotFound.
+	Resolve(ctx context.Context, tenant, ref string) (Template, error)
+
+	// List returns all templates that the tenant may use, by name.
+	List(ctx context.Context, tenant string) ([]Template, error)
+}
+
+// Template is what the API needs to know of one. Zero resources are left to the limits' defaults.
+type Template struct {
+	ID        string
+	BuildID   string
+	Names     []string // the first is shown as alias
+	VCPU      int
+	MemoryMB  int64
+	DiskMB    int64
+	Public    bool
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+// templateTTL is how long a name may lead to an older build after a newer one is ready. Names that are not found are not remembered.
+const templateTTL = time.Second
+
+type templateCache struct {
+	source Templates
+	known  *recent.Cache[templateKey, Template]
+}
+
+type templateKey struct{ tenant, ref string }
+
+func newTemplateCache(source Templates) *templateCache {
+	return &templateCache{source: source, known: recent.New[templateKey, Template](1024, templateTTL)}
+}
+
+func (c *templateCache) resolve(ctx context.Context, tenant, ref string, now time.Time) (Template, error) {
+	k := templateKey{tenant, ref}
+	if t, ok := c.known.Get(k, now); ok {
+		return t, nil
+	}
+	t, err := c.source.Resolve(ctx, tenant, ref)
+	if err != nil {
+		return Template{}, err
+	}
+	c.known.Put(k, t, now)
+	return t, nil
+}
