@@ -77,12 +77,12 @@ func baseChains() []chain {
 			rule(iif, saddr, in(setSources), accept),
 			rule(jump(chainDropped)),
 		}},
-		// Nothing that is meant for the host may be sent elsewhere by somebody else's port forwarding.
+		// Nothing that is meant for the host, besides answers, may get as far as somebody else's port forwarding.
 		{"guard", &hook{"filter", hookPrerouting, -150}, []part{
 			rule(notFromSandbox, accept),
 			rule(reply, accept),
 			rule(dns, accept),
-			rule(localAddress, jump(chainDropped)),
+			rule(notUnicast, jump(chainDropped)),
 		}},
 		{"redirect", &hook{"nat", hookPrerouting, -100}, []part{
 			rule(notFromSandbox, accept),
@@ -177,8 +177,7 @@ var (
 	redirected  = ctBits(expr.CtKeySTATUS, 1<<5) // IPS_DST_NAT
 	reply       = rule(ctDir, is(1))             // IP_CT_DIR_REPLY
 
-	localAddress = rule(addrType, is(native(unix.RTN_LOCAL)...))
-	notUnicast   = rule(addrType, isNot(native(unix.RTN_UNICAST)...))
+	notUnicast = rule(addrType, isNot(native(unix.RTN_UNICAST)...)) // the host's own, broadcast, multicast
 
 	countFlows = part{&expr.Dynset{SrcRegKey: 1, SetName: setFlows, Operation: unix.NFT_DYNSET_OP_ADD,
 		Exprs: []expr.Any{&expr.Connlimit{Count: maxFlows, Flags: expr.NFT_CONNLIMIT_F_INV}}}} // true when over

@@ -135,6 +135,9 @@ func (b *batch) addSet(s set, id uint32) {
 	if s.size > 0 {
 		a = append(a, b.nested(unix.NFTA_SET_DESC, attrs{{Type: unix.NFTA_SET_DESC_SIZE, Data: be32(s.size)}}))
 	}
+	if s.key.Name == nftables.TypeIFName.Name { // for people: without the byte order nft prints names as empty
+		a = append(a, netlink.Attribute{Type: unix.NFTA_SET_USERDATA, Data: append([]byte{0, 4}, binaryutil.NativeEndian.PutUint32(1)...)})
+	}
 	if s.counter {
 		const setExpr = 17 // NFTA_SET_EXPR, which x/sys lacks
 		a = append(a, b.nested(setExpr, attrs{{Type: unix.NFTA_EXPR_NAME, Data: cstr("counter")}, b.nested(unix.NFTA_EXPR_DATA, nil)}))

@@ -231,6 +231,7 @@ func (b *batch) basics(slots []*Slot) {
 	}
 	b.put(setSources, sources...)
 	b.drop(setDrops, names...) // counting starts from nothing
+	b.drop(setFlows, names...)
 	b.put(setDrops, names...)
 }
 
@@ -346,39 +347,20 @@ func (b *batch) delChainAndSets(chain string, sets ...string) {
 func (f *firewall) removeSlots(slots []*Slot) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var errs error
+	var b batch
+	var sources, names []element
 	for _, s := range slots {
-		errs = errors.Join(errs, f.removeSlot(s))
+		delete(f.slots, s.name)
+		b.unset(s, s.rules)
+		s.rules = applied{generation: s.rules.generation}
+		sources = append(sources, element{key: sourceKey(s.name, s.guest)})
+		names = append(names, element{key: ifKey(s.name)})
 	}
-	return errs
-}
-
-func (f *firewall) removeSlot(s *Slot) error {
-	delete(f.slots, s.name)
-	var b batch
-	b.unset(s, s.rules)
-	b.drop(setSources, element{key: sourceKey(s.name, s.guest)})
-	b.drop(setDrops, element{key: ifKey(s.name)})
+	b.drop(setSources, sources...)
+	b.drop(setDrops, names...)
+	b.drop(setFlows, names...)
 	if err := f.commit(&b); err != nil && !isMissing(err) {
-		return fmt.Errorf("remove %s from rules: %w", s.name, err)
-	}
-	s.rules = applied{generation: s.rules.generation}
-	return f.forgetFlows(s.name)
-}
-
-// resetFlows makes the count of a slot's connections start from nothing.
-func (f *firewall) resetFlows(s *Slot) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.forgetFlows(s.name)
-}
-
-// forgetFlows removes the member that packets may have added; a batch of its own, because it may be missing. f.mu is held.
-func (f *firewall) forgetFlows(name string) error {
-	var b batch
-	b.del(setFlows, element{key: ifKey(name)})
-	if err := f.commit(&b); err != nil && !isMissing(err) {
-		return fmt.Errorf("remove %s from rules: %w", name, err)
+		return fmt.Errorf("remove slots from rules: %w", err)
 	}
 	return nil
 }

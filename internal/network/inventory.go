@@ -94,7 +94,9 @@ func ownerOf(object string) (name string, generation int, ok bool) {
 // purge removes what is there of a slot.
 func (b *batch) purge(p *parts) {
 	for _, m := range p.members {
-		if m.set != setFlows { // made by packets and aged out by the kernel: it may be gone by now
+		if m.set == setFlows { // the kernel ages them out
+			b.drop(m.set, element{key: m.key})
+		} else {
 			b.del(m.set, element{key: m.key})
 		}
 	}
@@ -118,5 +120,5 @@ func (f *firewall) purge(name string, p *parts) error {
 	if err := f.commit(&b); err != nil {
 		return fmt.Errorf("purge rules of %s: %w", name, err)
 	}
-	return f.forgetFlows(name)
+	return nil
 }

@@ -173,7 +173,7 @@ func (p *Pool) Release(ctx context.Context, s *Slot) error {
 func (p *Pool) clean(s *Slot) error {
 	err := p.fw.restore(s, nil, &Rules{})
 	if err == nil {
-		err = errors.Join(p.fw.resetFlows(s), forget(s.guest), p.reset(s))
+		err = errors.Join(forget(s.guest), p.reset(s))
 	}
 	if err != nil {
 		p.log.Warn("released slot is taken down", "slot", s.name, "reason", err)

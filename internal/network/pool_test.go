@@ -2,14 +2,12 @@ package network
 
 import (
 	"log/slog"
+	"net"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 )
-
-const helperEnv = "TARTARUS_NETWORK_TEST_HELPER"
-
-func helper() int { return 0 }
 
 func openPool(t testing.TB, c Config) *Pool {
 	t.Helper()
@@ -74,12 +72,25 @@ func TestTimings(t *testing.T) {
 	}
 	p.keepOrDrop(s)
 	t.Logf("clean %v", time.Since(start))
-	if os.Getenv("DUMP") != "" {
-		dump(t)
-	}
 	start = time.Now()
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("close %v", time.Since(start))
+}
+
+func releaseAll(t testing.TB, p *Pool, slots ...*Slot) {
+	t.Helper()
+	for _, s := range slots {
+		if err := p.Release(t.Context(), s); err != nil {
+			t.Errorf("release %s: %v", s.name, err)
+		}
+	}
+}
+
+func udpFrom(t testing.TB, addr string, port int) net.Conn {
+	t.Helper()
+	c, err := net.Dial("udp", net.JoinHostPort(addr, strconv.Itoa(port)))
+	must(t, err)
+	return c
 }
