@@ -281,16 +281,18 @@ func TestLinuxReads(t *testing.T) {
 	}
 }
 
+func none(string) bool { return false }
+
 // TestCopyImage copies an image and expects the same bytes: that is also the proof that equal input gives equal output.
 func TestCopyImage(t *testing.T) {
 	f, s := build(t, Options{}, sample(), hardlinks(t))
 	again, s2 := build(t, Options{}, nil, func(w *Writer) {
-		if err := CopyImage(w, f); err != nil {
+		if err := CopyImage(w, f, none); err != nil {
 			t.Fatal(err)
 		}
 	})
 	third, _ := build(t, Options{}, nil, func(w *Writer) {
-		if err := CopyImage(w, again); err != nil {
+		if err := CopyImage(w, again, none); err != nil {
 			t.Fatal(err)
 		}
 	})

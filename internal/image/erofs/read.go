@@ -11,9 +11,8 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 )
 
-// CopyImage adds everything in the image src, whose file must stay open until w is closed. Hard links stay
-// hard links.
-func CopyImage(w *Writer, src *os.File) error {
+// CopyImage adds everything in the image src for whose path skip is not true. Hard links stay hard links.
+func CopyImage(w *Writer, src *os.File, skip func(path string) bool) error {
 	img, err := goerofs.Open(src)
 	if err != nil {
 		return &tartarus.Error{Kind: tartarus.Corrupt, Message: fmt.Sprintf("open image %s: %v", src.Name(), err), Err: err}
@@ -22,6 +21,9 @@ func CopyImage(w *Writer, src *os.File) error {
 	err = fs.WalkDir(img, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if skip(name) {
+			return nil
 		}
 		info, err := d.Info()
 		if err != nil {
