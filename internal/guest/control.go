@@ -10,24 +10,15 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/fault"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/hostapi"
 )
 
 // maxGrace bounds how long a shutdown may wait for processes to end by themselves.
 const maxGrace = 10 * time.Minute
 
-// ShutdownRequest is the body of POST /shutdown.
-type ShutdownRequest struct {
-	GraceMs int64 `json:"graceMs"`
-}
-
-// ShutdownResponse lists what could not be ended.
-type ShutdownResponse struct {
-	Alive []int `json:"alive"`
-}
-
 // shutdown ends every process of the guest. The agent itself stays, so that files can still be fetched.
 func (a *Agent) shutdown(w http.ResponseWriter, r *http.Request) {
-	var req ShutdownRequest
+	var req hostapi.Shutdown
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096)).Decode(&req); err != nil && !errors.Is(err, io.EOF) {
 		fault.HTTP(w, tartarus.Errorf(tartarus.Invalid, "read the body: %w", err))
 		return
@@ -40,7 +31,7 @@ func (a *Agent) shutdown(w http.ResponseWriter, r *http.Request) {
 	if alive == nil {
 		alive = []int{}
 	}
-	answer(w, ShutdownResponse{Alive: alive})
+	answer(w, hostapi.Alive{Alive: alive})
 }
 
 // logBatch is how many entries are written between two looks at the journal.

@@ -4,7 +4,8 @@
 //
 // The parts: process runs commands, files serves the file system, watch tells of changes, system changes
 // the guest's identity, journal keeps what happened, settings holds what the host said, account knows
-// the users, fault words errors. guestclient is the other end.
+// the users, fault words errors; boot makes a program of it. guestclient is the other end, and hostapi
+// what both say to each other.
 package guest
 
 import (

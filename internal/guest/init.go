@@ -1,14 +1,16 @@
 package guest
 
 import (
+	"encoding/base64"
 	"encoding/json"
+	"io"
 	"maps"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/fault"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/hostapi"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/settings"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/system"
 )
@@ -16,34 +18,30 @@ import (
 // maxInit bounds the body of POST /init: an environment as large as a process can have, with room for JSON.
 const maxInit = 4 << 20
 
-// InitRequest is what the host tells a guest. The fields up to DefaultWorkdir are the wire's, the rest is our own. An
-// absent field changes nothing; unknown ones are left to newer agents.
-type InitRequest struct {
-	EnvVars        map[string]string `json:"envVars,omitempty"`     // added to those of earlier calls
-	AccessToken    *string           `json:"accessToken,omitempty"` // empty: the agent asks for none
-	Timestamp      *time.Time        `json:"timestamp,omitempty"`
-	DefaultUser    *string           `json:"defaultUser,omitempty"`
-	DefaultWorkdir *string           `json:"defaultWorkdir,omitempty"`
-
-	SandboxID  string            `json:"sandboxID,omitempty"`
-	TemplateID string            `json:"templateID,omitempty"`
-	Hostname   string            `json:"hostname,omitempty"`
-	MachineID  string            `json:"machineID,omitempty"`
-	Entropy    []byte            `json:"entropy,omitempty"` // base64 in JSON
-	Hosts      map[string]string `json:"hosts,omitempty"`   // name to address
-	DNSServers []string          `json:"dnsServers,omitempty"`
+// initRequest is the body of POST /init. An absent token changes nothing, as every other absent field; an empty one
+// means that none is asked for from now on.
+type initRequest struct {
+	hostapi.Init
+	AccessToken *string `json:"accessToken"`
+	identity    system.Identity
 }
 
-func (r *InitRequest) identity() system.Identity {
-	id := system.Identity{Hostname: r.Hostname, MachineID: r.MachineID, Entropy: r.Entropy, Hosts: r.Hosts, DNS: r.DNSServers}
-	if r.Timestamp != nil {
-		id.Time = *r.Timestamp
+// read decodes and checks the request as a whole, before anything of it is applied.
+func (r *initRequest) read(body io.Reader) error {
+	if err := json.NewDecoder(body).Decode(r); err != nil {
+		return tartarus.Errorf(tartarus.Invalid, "read the body: %w", err)
 	}
-	return id
+	entropy, err := base64.StdEncoding.DecodeString(r.Entropy)
+	if err != nil {
+		return tartarus.Errorf(tartarus.Invalid, "entropy is not base64: %w", err)
+	}
+	r.identity = system.Identity{
+		Hostname: r.Hostname, MachineID: r.MachineID, Entropy: entropy, Time: r.Timestamp, Hosts: r.Hosts, DNS: r.DNSServers,
+	}
+	return r.validate()
 }
 
-// validate refuses the request as a whole, before anything of it is applied.
-func (r *InitRequest) validate() error {
+func (r *initRequest) validate() error {
 	for name, value := range r.EnvVars {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.ContainsRune(value, 0) {
 			return tartarus.Errorf(tartarus.Invalid, "environment variable %q has a name or value that cannot be passed on", name)
@@ -54,24 +52,20 @@ func (r *InitRequest) validate() error {
 			return tartarus.Errorf(tartarus.Invalid, "id %.40q is not an id", id)
 		}
 	}
-	return r.identity().Validate()
+	return r.identity.Validate()
 }
 
 // init answers POST /init. It is on the way of every sandbox, and may be repeated.
 func (a *Agent) init(w http.ResponseWriter, r *http.Request) {
-	var req InitRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxInit)).Decode(&req); err != nil {
-		fault.HTTP(w, tartarus.Errorf(tartarus.Invalid, "read the body: %w", err))
-		return
-	}
-	if err := req.validate(); err != nil {
+	var req initRequest
+	if err := req.read(http.MaxBytesReader(w, r.Body, maxInit)); err != nil {
 		fault.HTTP(w, err)
 		return
 	}
 	a.initialising.Lock()
 	defer a.initialising.Unlock()
 	a.settings.Update(req.apply)
-	skipped, err := a.guest.Apply(req.identity())
+	skipped, err := a.guest.Apply(req.identity)
 	if err == nil {
 		err = a.note(&req)
 	}
@@ -87,7 +81,7 @@ func (a *Agent) init(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (r *InitRequest) apply(s *settings.Settings) {
+func (r *initRequest) apply(s *settings.Settings) {
 	env := maps.Clone(s.Env)
 	if env == nil {
 		env = make(map[string]string, len(r.EnvVars)+3)
@@ -101,18 +95,19 @@ func (r *InitRequest) apply(s *settings.Settings) {
 		s.TemplateID, env["E2B_TEMPLATE_ID"] = r.TemplateID, r.TemplateID
 	}
 	s.Env = env
-	set := func(field *string, value *string) {
-		if value != nil {
-			*field = *value
-		}
+	if r.AccessToken != nil {
+		s.Token = *r.AccessToken
 	}
-	set(&s.Token, r.AccessToken)
-	set(&s.User, r.DefaultUser)
-	set(&s.Workdir, r.DefaultWorkdir)
+	if r.DefaultUser != "" {
+		s.User = r.DefaultUser
+	}
+	if r.DefaultWorkdir != "" {
+		s.Workdir = r.DefaultWorkdir
+	}
 }
 
 // note leaves the facts where programs without our environment, such as cron jobs, find them.
-func (a *Agent) note(r *InitRequest) error {
+func (a *Agent) note(r *initRequest) error {
 	for _, n := range []struct{ name, value string }{
 		{"E2B_SANDBOX", "true"}, {"E2B_SANDBOX_ID", r.SandboxID}, {"E2B_TEMPLATE_ID", r.TemplateID},
 	} {

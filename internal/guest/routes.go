@@ -35,6 +35,7 @@ func (a *Agent) table() []route {
 		{"POST /init", host, a.init},
 		{"POST /shutdown", host, a.shutdown},
 		{"GET /logs", host, a.logs},
+		{"GET /tunnel", host, a.tunnel},
 		calls(processconnect.NewProcessHandler(process.Service{Manager: a.processes}, a.connectOptions()...)),
 		calls(filesystemconnect.NewFilesystemHandler(a.files, a.connectOptions()...)),
 	}

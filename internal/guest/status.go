@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tartarus-sandbox/tartarus/internal/guest/fault"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/hostapi"
 )
 
 func (a *Agent) health(w http.ResponseWriter, _ *http.Request) {
@@ -40,22 +41,8 @@ func answer(w http.ResponseWriter, v any) {
 	_, _ = w.Write(data) // a client that is gone is not told
 }
 
-// Metrics is what the guest uses now. Sizes are bytes unless the name says otherwise.
-type Metrics struct {
-	Time        int64   `json:"ts"` // seconds since 1970
-	CPUCount    int     `json:"cpu_count"`
-	CPUUsed     float64 `json:"cpu_used_pct"` // of all processors together, since the call before
-	MemTotal    uint64  `json:"mem_total"`
-	MemUsed     uint64  `json:"mem_used"`
-	MemCache    uint64  `json:"mem_cache"`
-	MemTotalMiB uint64  `json:"mem_total_mib"`
-	MemUsedMiB  uint64  `json:"mem_used_mib"`
-	DiskUsed    uint64  `json:"disk_used"`
-	DiskTotal   uint64  `json:"disk_total"`
-}
-
 func (a *Agent) metrics(w http.ResponseWriter, _ *http.Request) {
-	m := Metrics{Time: time.Now().Unix(), CPUCount: runtime.NumCPU(), CPUUsed: a.cpuUsed()}
+	m := hostapi.Metrics{Time: time.Now().Unix(), CPUCount: runtime.NumCPU(), CPUUsed: a.cpuUsed()}
 	mem, err := meminfo()
 	if err != nil {
 		fault.HTTP(w, err)

@@ -6,22 +6,15 @@ package journal
 import (
 	"sync"
 	"time"
-)
 
-// Entry is one line of the log.
-type Entry struct {
-	Seq     int64          `json:"seq"` // counts up by one; a gap tells a reader what it missed
-	Time    time.Time      `json:"timestamp"`
-	Level   string         `json:"level"`
-	Message string         `json:"message"`
-	Fields  map[string]any `json:"fields,omitempty"`
-}
+	"github.com/tartarus-sandbox/tartarus/internal/guest/hostapi"
+)
 
 // entryOverhead is what an entry costs beside its message: struct, map header and a few small fields,
 // measured at 350 to 450 bytes with three fields.
 const entryOverhead = 400
 
-func (e *Entry) cost() int { return len(e.Message) + entryOverhead }
+func cost(e *hostapi.LogEntry) int { return len(e.Message) + entryOverhead }
 
 // Journal is a ring of entries, safe for concurrent use. It holds no memory before its first entry.
 type Journal struct {
@@ -29,7 +22,7 @@ type Journal struct {
 	now   func() time.Time
 
 	mu      sync.Mutex
-	entries []Entry // entries[head:] are kept, oldest first
+	entries []hostapi.LogEntry // entries[head:] are kept, oldest first
 	head    int
 	size    int
 	seq     int64
@@ -44,12 +37,12 @@ func (j *Journal) Add(level, message string, fields map[string]any) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.seq++
-	e := Entry{Seq: j.seq, Time: j.now().UTC(), Level: level, Message: message, Fields: fields}
+	e := hostapi.LogEntry{Seq: j.seq, Time: j.now().UTC(), Level: level, Message: message, Fields: fields}
 	j.entries = append(j.entries, e)
-	j.size += e.cost()
+	j.size += cost(&e)
 	for j.size > j.limit && j.head < len(j.entries) {
-		j.size -= j.entries[j.head].cost()
-		j.entries[j.head] = Entry{}
+		j.size -= cost(&j.entries[j.head])
+		j.entries[j.head] = hostapi.LogEntry{}
 		j.head++
 	}
 	// Copying when half is empty makes every Add cheap on average.
@@ -66,7 +59,7 @@ func (j *Journal) Add(level, message string, fields map[string]any) {
 
 // Since returns up to limit entries with a number above seq, oldest first, and a channel that is closed when
 // a later Add happens. A limit of 0 means all.
-func (j *Journal) Since(seq int64, limit int) ([]Entry, <-chan struct{}) {
+func (j *Journal) Since(seq int64, limit int) ([]hostapi.LogEntry, <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	kept := j.entries[j.head:]
@@ -80,5 +73,5 @@ func (j *Journal) Since(seq int64, limit int) ([]Entry, <-chan struct{}) {
 	if j.changed == nil {
 		j.changed = make(chan struct{})
 	}
-	return append([]Entry(nil), kept...), j.changed
+	return append([]hostapi.LogEntry(nil), kept...), j.changed
 }
