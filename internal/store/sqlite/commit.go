@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -59,13 +60,15 @@ func (t *txn) exec(q string, args ...any) (int64, error) {
 	return n, err
 }
 
-// committer owns the connection that writes and the queue's memory.
+// committer owns the connection that writes and the memory of the queue.
 type committer struct {
 	db   *DB
 	conn *conn
-	line *line
-	lost bool // the queue's memory ran ahead of the file and must be read again
 	ops  []*op
+	lost bool // what follows ran ahead of the file and must be read again
+
+	line    *line
+	journal journalRows
 }
 
 // write hands a change to the committer and waits until it is durable. When ctx ends first the change may or may not happen.
@@ -215,9 +218,23 @@ func (w *committer) attempt(ops []*op) error {
 	return err
 }
 
+// load fills the memory from the file.
+func (w *committer) load() error {
+	if err := w.line.load(w.conn); err != nil {
+		return fmt.Errorf("load queue: %w", err)
+	}
+	if err := w.journal.load(w.conn); err != nil {
+		return fmt.Errorf("load journal: %w", err)
+	}
+	if err := w.db.policy.load(w.conn); err != nil {
+		return fmt.Errorf("load policy revision: %w", err)
+	}
+	return nil
+}
+
 func (w *committer) apply(t *txn, ops []*op) error {
 	if w.lost {
-		if err := w.line.load(w.conn); err != nil {
+		if err := w.load(); err != nil {
 			return err
 		}
 		w.lost = false

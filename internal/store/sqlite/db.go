@@ -152,14 +152,11 @@ func (db *DB) openAll(ctx context.Context, path string, c Config) (_ *committer,
 		}
 		db.readers <- r
 	}
-	line := newLine(c.MaxOpenJobs)
-	if err = line.load(main); err != nil {
-		return nil, fmt.Errorf("open store %s: load queue: %w", path, err)
+	w := &committer{db: db, conn: main, line: newLine(c.MaxOpenJobs)}
+	if err = w.load(); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	if err = db.policy.load(main); err != nil {
-		return nil, fmt.Errorf("open store %s: load policy revision: %w", path, err)
-	}
-	return &committer{db: db, conn: main, line: line}, nil
+	return w, nil
 }
 
 // Close ends the store: what was taken in is committed and answered, everything later is refused. It

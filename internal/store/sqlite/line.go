@@ -44,6 +44,8 @@ type entry struct {
 	index   int       // likewise; -1 when not there
 	inLane  bool
 	isDirty bool
+
+	reopened bool // it had ended in the file
 }
 
 // waiter is a Lease that found nothing yet.
@@ -250,13 +252,25 @@ func (l *line) settle(t *txn) {
 		}
 	}
 	for _, e := range l.dirty {
-		if _, err := t.exec(`UPDATE jobs SET state = ?, attempt = ?, token = ?, ready_at = ?, lease_ends = ?, ended_at = ?, reason = ?, result = ?
-			WHERE n = ?`, string(e.State), e.Attempt, e.Token, e.ready, e.until, e.EndedAt, e.Reason, e.Result, e.n); err != nil {
+		if err := t.storeEntry(e); err != nil {
 			return
 		}
 		e.isDirty = false
 	}
 	l.dirty = l.dirty[:0]
+}
+
+// storeEntry writes what may change of a job. While it stays open the columns that indices hold are left out.
+func (t *txn) storeEntry(e *entry) (err error) {
+	if e.State.Ended() || e.reopened {
+		_, err = t.exec(`UPDATE jobs SET state = ?, attempt = ?, token = ?, deadline = ?, ready_at = ?, lease_ends = ?, ended_at = ?, reason = ?, result = ?
+			WHERE n = ?`, string(e.State), e.Attempt, e.Token, e.Deadline, e.ready, e.until, e.EndedAt, e.Reason, e.Result, e.n)
+	} else {
+		_, err = t.exec("UPDATE jobs SET state = ?, attempt = ?, token = ?, ready_at = ?, lease_ends = ?, reason = ? WHERE n = ?",
+			string(e.State), e.Attempt, e.Token, e.ready, e.until, e.Reason, e.n)
+	}
+	e.reopened = false
+	return err
 }
 
 // close answers those who still wait for work.

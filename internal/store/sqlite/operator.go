@@ -56,11 +56,9 @@ func (q *Queue) Requeue(ctx context.Context, id string) error {
 		}
 		e.State, e.Attempt, e.Reason, e.EndedAt = acheron.Waiting, 0, "", time.Time{}
 		if !e.Deadline.IsZero() && !t.now.Before(e.Deadline) {
-			e.Deadline = time.Time{}
-			if _, err := t.exec("UPDATE jobs SET deadline = 0 WHERE n = ?", e.n); err != nil {
-				return fmt.Errorf("requeue job %s: %w", id, err)
-			}
+			e.Deadline = time.Time{} // it had its effect
 		}
+		e.reopened = true
 		t.line.touch(e)
 		t.line.admit(t, e)
 		return nil

@@ -44,7 +44,7 @@ CREATE TABLE policies (
 	UNIQUE (name, version));
 CREATE TABLE keys (
 	id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL, created_at INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE journal (id TEXT PRIMARY KEY, record BLOB) WITHOUT ROWID;
+CREATE TABLE journal (n INTEGER PRIMARY KEY, id TEXT NOT NULL, record BLOB);
 `}
 
 // migrate brings the schema up to date, one transaction per step.

@@ -1,0 +1,18 @@
+package sqlite
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/tartarus-sandbox/tartarus/internal/store/storetest"
+)
+
+func BenchmarkCreate(b *testing.B) {
+	for _, clients := range []int{1, 64, 256} {
+		b.Run(fmt.Sprint(clients), func(b *testing.B) {
+			db := openTest(b, filepath.Join(b.TempDir(), "store.db"))
+			storetest.CreatePath(b, db.Queue(), db.Registry(), db.Journal(), clients, 4)
+		})
+	}
+}
