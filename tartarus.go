@@ -24,6 +24,7 @@ type Spec struct {
 	ID         string            `json:"id"`
 	Tenant     string            `json:"tenant"`
 	TemplateID string            `json:"templateID"`
+	BuildID    string            `json:"buildID,omitempty"`  // the version of the template; empty is the current one
 	Template   string            `json:"template,omitempty"` // the name it was asked by
 	Resources  Resources         `json:"resources"`
 	Metadata   map[string]string `json:"metadata,omitempty"`

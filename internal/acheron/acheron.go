@@ -52,12 +52,18 @@ type Operator interface {
 	Purge(ctx context.Context, before time.Time) (int, error)
 }
 
+// The kinds of job.
+const (
+	Create = "create" // start a new sandbox
+	Resume = "resume" // bring a paused one back
+)
+
 // Job is a piece of work for one node.
 type Job struct {
 	ID          string    `json:"id"`
 	Tenant      string    `json:"tenant"`
 	Node        string    `json:"node"` // the node it was placed on
-	Kind        string    `json:"kind"` // create, resume, fork
+	Kind        string    `json:"kind"` // Create or Resume
 	Payload     []byte    `json:"payload,omitempty"`
 	Key         string    `json:"key,omitempty"`    // idempotency key, unique per tenant
 	Digest      string    `json:"digest,omitempty"` // of the request that came with Key

@@ -1,0 +1,149 @@
+package hecatoncheir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+)
+
+// watch waits for a machine to end by itself. It ends with ctx, without a word.
+func (a *Agent) watch(ctx context.Context, h *held) {
+	exit, err := h.machine.Wait(ctx)
+	if err != nil {
+		return
+	}
+	// What ends while it is stopped or paused ends because of that.
+	if phase := h.sandbox().Phase; phase != tartarus.Running {
+		return
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if err := a.end(last, h, tartarus.Failed, exit.Reason, exit.Message); err != nil {
+		a.log.Error("ended sandbox not cleaned up", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
+	}
+}
+
+// end takes a sandbox off the host and records why. It returns when nothing is left of it. Of several calls at once the first
+// gives the reason and all wait. A sandbox that cannot be removed stays in the journal as stopping; the janitor tries again.
+func (a *Agent) end(ctx context.Context, h *held, phase tartarus.Phase, reason tartarus.Reason, message string) error {
+	h.mu.Lock()
+	first := h.sb.Phase != tartarus.Stopping && !h.sb.Phase.Ended()
+	if first {
+		h.sb.Phase, h.sb.Reason, h.sb.Message = tartarus.Stopping, reason, message
+	}
+	h.cancel() // a start under way stops here, a watch is no longer needed
+	up := h.up
+	h.mu.Unlock()
+
+	select {
+	case <-up:
+	case <-ctx.Done():
+		return fmt.Errorf("stop sandbox %s: %w", h.spec.ID, ctx.Err())
+	}
+	if first {
+		a.keepLogs(ctx, h)
+	}
+	if err := a.cleanUp(ctx, h); err != nil {
+		return err
+	}
+	if first {
+		sb, _ := h.change(func(sb *tartarus.Sandbox) error {
+			sb.Phase, sb.EndedAt = phase, time.Now()
+			return nil
+		})
+		a.tell(sb)
+		a.log.Info("sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "phase", phase, "reason", reason)
+	}
+	return nil
+}
+
+// cleanUp removes all that a sandbox has on the host: the machine, the slot, then the journal record that led to them. It
+// may be called again after it failed, and does nothing once it has worked.
+func (a *Agent) cleanUp(ctx context.Context, h *held) error {
+	h.cleaning.Lock()
+	defer h.cleaning.Unlock()
+	select {
+	case <-h.gone:
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	h.mu.Lock()
+	machine, slot, saved := h.machine, h.slot, h.saved
+	h.mu.Unlock()
+
+	var err error
+	if machine != nil {
+		err = machine.Stop(ctx)
+	}
+	if err == nil && slot != nil {
+		err = a.cfg.Slots.Release(ctx, slot)
+	}
+	if err == nil {
+		err = a.cfg.Journal.Delete(ctx, h.spec.ID)
+	}
+	if err == nil && saved != "" {
+		err = os.RemoveAll(saved)
+	}
+	if err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", h.spec.ID, err)
+	}
+	a.forget(h)
+	return nil
+}
+
+// deadlines ends what has run out of time and what an earlier attempt could not remove. One scan serves all sandboxes: a thousand of them cost
+// microseconds, and there is no timer to lose.
+func (a *Agent) deadlines(ctx context.Context) error {
+	for {
+		next := a.endDue(ctx, time.Now())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.rewound:
+		case <-time.After(next):
+		}
+	}
+}
+
+// longestNap bounds how late an overlooked change of a deadline, or a failed removal, is noticed.
+const longestNap = 10 * time.Second
+
+// endDue starts the end of all sandboxes whose time is up at now, and returns how long until the next.
+func (a *Agent) endDue(ctx context.Context, now time.Time) time.Duration {
+	next := longestNap
+	for _, h := range a.all() {
+		sb := h.sandbox()
+		switch {
+		case sb.Phase == tartarus.Stopping:
+			go a.expire(ctx, h, sb.Reason, sb.Message)
+		case sb.Phase != tartarus.Running || sb.Deadline.IsZero():
+		case !sb.Deadline.After(now):
+			go a.expire(ctx, h, tartarus.ReasonTimeout, "its time was up")
+		default:
+			next = min(next, sb.Deadline.Sub(now))
+		}
+	}
+	return next
+}
+
+func (a *Agent) expire(ctx context.Context, h *held, reason tartarus.Reason, message string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if err := a.end(ctx, h, tartarus.Stopped, reason, message); err != nil && !errors.Is(err, context.Canceled) {
+		a.log.Error("sandbox not removed", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
+	}
+}
+
+// rewind lets the clock look at the deadlines again.
+func (a *Agent) rewind() {
+	select {
+	case a.rewound <- struct{}{}:
+	default:
+	}
+}

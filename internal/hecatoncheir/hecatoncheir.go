@@ -1,0 +1,240 @@
+// Package hecatoncheir is the node agent: it owns the sandboxes of its node, is the truth about them, and keeps their time.
+// Nothing of a sandbox exists on the host without a journal record written before it, so that an agent that dies at any
+// point can be followed by one that adopts what lives and removes what does not.
+package hecatoncheir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/network"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+)
+
+// Config describes a node.
+type Config struct {
+	Name      string            // unique in the fleet
+	Version   string            // of this build, told to the control plane
+	Labels    map[string]string // tartarus.io/... and the operator's own
+	Dir       string            // where the node keeps logs of ended sandboxes and snapshots of paused ones
+	Control   Control
+	Journal   Journal
+	Templates Templates
+	Drivers   []vmm.Driver  // in order of preference; the first usable one runs what demands none
+	Slots     *network.Pool // nil only with drivers whose guests have no network and no agent
+	Capacity  tartarus.Resources
+	MaxLive   int           // sandboxes that may hold a machine at once
+	Starts    int           // starts at once; more than the processors can do makes all of them slow
+	Ephemeral bool          // Run ends every sandbox before it returns
+	StartTime time.Duration // how long one start may take
+	Log       *slog.Logger
+}
+
+// The agent's rhythms.
+const (
+	// leaseTTL is how long a start may go without renewing; three renewals fit into it.
+	leaseTTL = 15 * time.Second
+	// heartbeatEvery and heartbeatTTL let two heartbeats get lost before a node counts as gone.
+	heartbeatEvery = 5 * time.Second
+	heartbeatTTL   = 16 * time.Second
+	// sampleEvery is the resolution of metrics: what the SDKs' own service keeps.
+	sampleEvery = 5 * time.Second
+	// cleanupTime bounds taking one sandbox off the host.
+	cleanupTime = 30 * time.Second
+	// reportTime bounds one attempt to tell the control plane something.
+	reportTime = 5 * time.Second
+)
+
+// Agent runs the sandboxes of one node.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	usable  map[string]vmm.Driver // by name, set by Run before anything is started
+	support map[string]vmm.Support
+	first   string // name of the preferred usable driver
+
+	mu     sync.Mutex
+	held   map[string]*held // by sandbox id
+	dirty  map[string]tartarus.Sandbox
+	wakeup chan struct{} // capacity 1: something is dirty
+
+	starts  sync.WaitGroup // leased work under way
+	rewound chan struct{}  // capacity 1: a deadline changed
+	ready   chan struct{}
+}
+
+// New makes an agent that does nothing yet.
+func New(c Config) (*Agent, error) {
+	switch {
+	case c.Name == "":
+		return nil, errors.New("hecatoncheir: the node needs a name")
+	case c.Control == nil, c.Journal == nil, c.Templates == nil, len(c.Drivers) == 0, c.Log == nil:
+		return nil, errors.New("hecatoncheir: control, journal, templates, drivers and log are needed")
+	case c.Starts < 1 || c.MaxLive < 1 || c.StartTime <= 0:
+		return nil, errors.New("hecatoncheir: starts, live sandboxes and start time must be positive")
+	}
+	return &Agent{
+		cfg: c, log: c.Log.With("node", c.Name),
+		usable: map[string]vmm.Driver{}, support: map[string]vmm.Support{},
+		held: map[string]*held{}, dirty: map[string]tartarus.Sandbox{},
+		wakeup: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
+	}, nil
+}
+
+// Ready is closed once the node has reconciled what an earlier agent left and takes work.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// Support returns what each driver said of this host. It is complete once Ready is closed.
+func (a *Agent) Support() map[string]vmm.Support { return a.support }
+
+// Run reconciles, takes work until ctx ends, then waits for starts under way and flushes reports. Sandboxes
+// live on to be adopted, unless the node is ephemeral.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.probe(ctx); err != nil {
+		return err
+	}
+	if err := a.reconcile(ctx); err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
+	if err := a.cfg.Control.Heartbeat(ctx, a.Node(), heartbeatTTL); err != nil {
+		return fmt.Errorf("register node: %w", err)
+	}
+	close(a.ready)
+
+	g, loops := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.takeWork(loops) })
+	g.Go(func() error { return a.heartbeats(loops) })
+	g.Go(func() error { return a.deadlines(loops) })
+	g.Go(func() error { return a.reports(loops) })
+	g.Go(func() error { return a.sampleAll(loops) })
+	err := g.Wait()
+
+	a.shutdown(context.WithoutCancel(ctx))
+	return err
+}
+
+// probe asks each driver what it can do here.
+func (a *Agent) probe(ctx context.Context) error {
+	var why error
+	for _, d := range a.cfg.Drivers {
+		s := d.Probe(ctx)
+		a.support[d.Name()] = s
+		if !s.Usable {
+			why = errors.Join(why, fmt.Errorf("%s: %s", d.Name(), s.Reason))
+			continue
+		}
+		a.usable[d.Name()] = d
+		if a.first == "" {
+			a.first = d.Name()
+		}
+	}
+	if a.first == "" {
+		return tartarus.Errorf(tartarus.Unsupported, "no runtime is usable on this host: %w", why)
+	}
+	return nil
+}
+
+// driver chooses the driver for a demand.
+func (a *Agent) driver(demand string) (vmm.Driver, error) {
+	if demand == "" || demand == "auto" {
+		return a.usable[a.first], nil
+	}
+	if d, ok := a.usable[demand]; ok {
+		return d, nil
+	}
+	if s, ok := a.support[demand]; ok {
+		return nil, tartarus.Errorf(tartarus.Unsupported, "runtime %s is not usable on this node: %s", demand, s.Reason)
+	}
+	return nil, tartarus.Errorf(tartarus.Invalid, "there is no runtime %q", demand)
+}
+
+// Node describes this node as it stands.
+func (a *Agent) Node() hades.Node {
+	n := hades.Node{
+		Name: a.cfg.Name, Labels: a.cfg.Labels, Version: a.cfg.Version,
+		Capacity: a.cfg.Capacity, Runtimes: map[string]hades.Runtime{},
+	}
+	for name := range a.usable {
+		n.Runtimes[name] = hades.Runtime{Tier: a.support[name].Tier, Version: a.support[name].Version}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, h := range a.held {
+		r := h.spec.Resources
+		n.Allocated.VCPU += r.VCPU
+		n.Allocated.MemoryMB += r.MemoryMB
+		n.Allocated.DiskMB += r.DiskMB
+		n.Sandboxes++
+	}
+	return n
+}
+
+// heartbeats keeps the node registered. A control plane that is away changes nothing here.
+func (a *Agent) heartbeats(ctx context.Context) error {
+	tick := time.NewTicker(heartbeatEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		beat, cancel := context.WithTimeout(ctx, reportTime)
+		if err := a.cfg.Control.Heartbeat(beat, a.Node(), heartbeatTTL); err != nil && ctx.Err() == nil {
+			a.log.Warn("heartbeat not delivered", "error", err)
+		}
+		cancel()
+	}
+}
+
+// shutdown is the agent's end: starts under way finish or are undone, sandboxes of an ephemeral node stop, reports are flushed.
+func (a *Agent) shutdown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*cleanupTime)
+	defer cancel()
+	a.starts.Wait() // bounded: each start has its own deadline
+	if a.cfg.Ephemeral {
+		g := errgroup.Group{}
+		g.SetLimit(8)
+		for _, h := range a.all() {
+			g.Go(func() error {
+				return a.end(ctx, h, tartarus.Stopped, tartarus.ReasonUser, "the stack that ran it ended")
+			})
+		}
+		if err := g.Wait(); err != nil {
+			a.log.Error("sandboxes left behind", "error", err)
+		}
+	}
+	for _, h := range a.all() {
+		h.release()
+	}
+	a.flush(ctx)
+}
+
+// all returns the sandboxes held now.
+func (a *Agent) all() []*held {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]*held, 0, len(a.held))
+	for _, h := range a.held {
+		out = append(out, h)
+	}
+	return out
+}
+
+// find returns a sandbox held here.
+func (a *Agent) find(id string) (*held, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h, ok := a.held[id]; ok {
+		return h, nil
+	}
+	return nil, tartarus.Errorf(tartarus.NotFound, "sandbox %s is not on this node", id)
+}

@@ -1,0 +1,129 @@
+package hecatoncheir
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
+	"github.com/tartarus-sandbox/tartarus/internal/network"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+)
+
+// held is one sandbox of this node, from the moment its start is leased until nothing of it is left.
+type held struct {
+	spec    tartarus.Spec // never changes
+	gone    chan struct{} // closed when nothing of it is left on the host
+	samples samples
+
+	op sync.Mutex // one pause or resume at a time
+
+	mu       sync.Mutex
+	up       chan struct{} // closed when the start or resume under way is over, one way or the other
+	saved    string        // folder of the snapshot that is the sandbox while it is paused
+	sb       tartarus.Sandbox
+	cancel   context.CancelFunc // ends a start under way, later the watch over the machine
+	machine  vmm.Machine
+	slot     *network.Slot
+	guest    *guestclient.Client
+	cleaning sync.Mutex // one cleanup at a time
+}
+
+// record is how a held sandbox is written in the journal.
+type record struct {
+	Sandbox tartarus.Sandbox `json:"sandbox"`
+	Slot    *network.Record  `json:"slot,omitempty"`
+	Machine *vmm.Record      `json:"machine,omitempty"`
+	Saved   string           `json:"saved,omitempty"` // folder of its snapshot while paused
+}
+
+func newHeld(sb tartarus.Sandbox) *held {
+	return &held{spec: sb.Spec, sb: sb, up: make(chan struct{}), gone: make(chan struct{}), cancel: func() {}}
+}
+
+// sandbox returns a copy of how the sandbox stands.
+func (h *held) sandbox() tartarus.Sandbox {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sb
+}
+
+// started is closed when the start or resume under way is over.
+func (h *held) started() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.up
+}
+
+// change applies f to the sandbox under its lock and returns the result, or f's error with nothing changed.
+func (h *held) change(f func(*tartarus.Sandbox) error) (tartarus.Sandbox, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := h.sb
+	if err := f(&next); err != nil {
+		return h.sb, err
+	}
+	h.sb = next
+	return next, nil
+}
+
+// journal writes the sandbox as it stands.
+func (a *Agent) journal(ctx context.Context, h *held) error {
+	h.mu.Lock()
+	r := record{Sandbox: h.sb, Saved: h.saved}
+	if h.slot != nil {
+		slot := h.slot.Record()
+		r.Slot = &slot
+	}
+	if h.machine != nil {
+		m := h.machine.Record()
+		r.Machine = &m
+	}
+	h.mu.Unlock()
+	body, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode journal record: %w", err)
+	}
+	return a.cfg.Journal.Put(ctx, h.spec.ID, body)
+}
+
+// admit makes a place for a new sandbox. A second delivery of the same start gets the first one's, and fresh is false.
+func (a *Agent) admit(sb tartarus.Sandbox) (h *held, fresh bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h, ok := a.held[sb.ID]; ok {
+		return h, false, nil
+	}
+	if len(a.held) >= a.cfg.MaxLive {
+		return nil, false, &tartarus.Error{
+			Kind: tartarus.Unavailable, Message: fmt.Sprintf("the node holds its limit of %d sandboxes", a.cfg.MaxLive), RetryAfter: 5 * time.Second,
+		}
+	}
+	h = newHeld(sb)
+	a.held[sb.ID] = h
+	return h, true, nil
+}
+
+// forget gives up the place of a sandbox of which nothing is left.
+func (a *Agent) forget(h *held) {
+	a.mu.Lock()
+	if a.held[h.spec.ID] == h {
+		delete(a.held, h.spec.ID)
+		close(h.gone)
+	}
+	a.mu.Unlock()
+	h.release()
+}
+
+// release closes what this process holds of a sandbox without touching the sandbox.
+func (h *held) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cancel()
+	if h.guest != nil {
+		h.guest.Close()
+	}
+}

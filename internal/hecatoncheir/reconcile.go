@@ -1,0 +1,191 @@
+package hecatoncheir
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
+	"github.com/tartarus-sandbox/tartarus/internal/network"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+)
+
+// reconcile makes host and journal agree after an earlier agent: machines that run are adopted, what is left of others is removed, and so
+// is everything of ours that no record speaks of.
+func (a *Agent) reconcile(ctx context.Context) error {
+	records, err := a.cfg.Journal.All(ctx)
+	if err != nil {
+		return fmt.Errorf("read journal: %w", err)
+	}
+	g := errgroup.Group{}
+	g.SetLimit(8)
+	for id, body := range records {
+		g.Go(func() error { return a.resume(ctx, id, body) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if len(records) > 0 {
+		a.log.Info("reconciled", "recorded", len(records), "adopted", len(a.all()))
+	}
+	if err := a.sweepSaved(); err != nil {
+		return err
+	}
+	left, err := a.Leftovers(ctx, true)
+	for _, l := range left {
+		a.log.Warn("removed leftover", "kind", l.Kind, "name", l.Name)
+	}
+	return err
+}
+
+// resume takes one recorded sandbox over, or ends it. An unreadable record stops the agent: it may hide a machine that runs.
+func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
+	var r record
+	if err := json.Unmarshal(body, &r); err != nil {
+		return tartarus.Errorf(tartarus.Corrupt, "decode journal record of sandbox %s: %w", id, err)
+	}
+	h := newHeld(r.Sandbox)
+	close(h.up)
+	a.mu.Lock()
+	a.held[id] = h
+	a.mu.Unlock()
+
+	h.saved = r.Saved
+	gone := a.takeOver(ctx, h, r)
+	if gone == nil && h.sandbox().Phase == tartarus.Paused {
+		return nil
+	}
+	if gone == nil {
+		watch, stop := context.WithCancel(ctx)
+		h.mu.Lock()
+		h.cancel = stop
+		h.mu.Unlock()
+		go a.watch(watch, h)
+		a.tell(h.sandbox())
+		return nil
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	reason, message := tartarus.ReasonCrashed, "it ended while its agent was away: "+gone.Error()
+	if r.Sandbox.Phase == tartarus.Stopping {
+		reason, message = r.Sandbox.Reason, r.Sandbox.Message
+	}
+	if err := a.end(last, h, tartarus.Failed, reason, message); err != nil {
+		// The host refuses to let go of it. It stays held and journalled, and the clock tries again.
+		a.log.Error("sandbox not removed", "sandbox", id, "error", err)
+		_, _ = h.change(func(sb *tartarus.Sandbox) error { sb.Phase = tartarus.Stopping; return nil })
+	}
+	return nil
+}
+
+// takeOver adopts slot and machine of a recorded sandbox. An error says why it cannot go on living.
+func (a *Agent) takeOver(ctx context.Context, h *held, r record) error {
+	if r.Slot != nil && a.cfg.Slots != nil {
+		rules, err := network.ParseRules(h.spec.Network)
+		if err != nil {
+			return err
+		}
+		slot, err := a.cfg.Slots.Adopt(ctx, *r.Slot, rules)
+		if err != nil {
+			return fmt.Errorf("adopt network slot: %w", err)
+		}
+		h.mu.Lock()
+		h.slot = slot
+		h.mu.Unlock()
+	}
+	if r.Sandbox.Phase == tartarus.Paused || r.Saved != "" {
+		return a.stayPaused(ctx, h, r)
+	}
+	if r.Machine == nil {
+		return errors.New("it had not come up")
+	}
+	driver, ok := a.usable[r.Machine.Driver]
+	if !ok {
+		return fmt.Errorf("runtime %s is no longer usable", r.Machine.Driver)
+	}
+	m, err := driver.Adopt(ctx, *r.Machine)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.machine = m
+	if h.slot != nil {
+		h.guest = guestclient.New(guestclient.Config{Addr: h.slot.Interface().Address.Addr(), Token: h.spec.Secrets.AgentToken})
+	}
+	h.mu.Unlock()
+	if r.Sandbox.Phase != tartarus.Running {
+		return fmt.Errorf("it was %s", r.Sandbox.Phase)
+	}
+	if !r.Sandbox.Deadline.IsZero() && time.Now().After(r.Sandbox.Deadline) {
+		a.rewind() // its time ran out meanwhile: the clock ends it with the right reason
+	}
+	return nil
+}
+
+// stayPaused keeps a sandbox whose snapshot is what counts. A machine that it still had, because the earlier agent died
+// between the two, is ended.
+func (a *Agent) stayPaused(ctx context.Context, h *held, r record) error {
+	if _, err := os.Stat(r.Saved); err != nil {
+		return fmt.Errorf("find its snapshot: %w", err)
+	}
+	if r.Machine != nil {
+		if driver, ok := a.usable[r.Machine.Driver]; ok {
+			m, err := driver.Adopt(ctx, *r.Machine)
+			if err != nil && !tartarus.Is(err, tartarus.NotFound) {
+				return err
+			}
+			h.mu.Lock()
+			h.machine = m
+			h.mu.Unlock()
+		}
+	}
+	if err := a.letGo(ctx, h); err != nil {
+		return err
+	}
+	_, _ = h.change(func(sb *tartarus.Sandbox) error { sb.Phase = tartarus.Paused; return nil })
+	if err := a.journal(ctx, h); err != nil {
+		return err
+	}
+	a.tell(h.sandbox())
+	return nil
+}
+
+// Leftovers lists, and with remove takes away, what of ours is on the host though no sandbox owns it.
+func (a *Agent) Leftovers(ctx context.Context, remove bool) ([]vmm.Leftover, error) {
+	owned := func(id string) bool {
+		_, err := a.find(id)
+		return err == nil
+	}
+	var all []vmm.Leftover
+	var errs error
+	for _, d := range a.cfg.Drivers {
+		left, err := d.Leftovers(ctx, owned, remove)
+		all = append(all, left...)
+		errs = errors.Join(errs, err)
+	}
+	if a.cfg.Slots != nil {
+		left, err := a.cfg.Slots.Leftovers(ctx, a.ownsSlot, remove)
+		all = append(all, left...)
+		errs = errors.Join(errs, err)
+	}
+	return all, errs
+}
+
+// ownsSlot reports whether a sandbox of this node holds the slot.
+func (a *Agent) ownsSlot(name string) bool {
+	for _, h := range a.all() {
+		h.mu.Lock()
+		owns := h.slot != nil && h.slot.Name() == name
+		h.mu.Unlock()
+		if owns {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,79 @@
+package hecatoncheir
+
+import (
+	"context"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+)
+
+// maxBackoff is the longest wait between attempts to reach a control plane that is away.
+const maxBackoff = 5 * time.Second
+
+// tell notes that the control plane should learn how sb stands now. Only the newest state of each sandbox is kept, so the
+// backlog is bounded by the number of sandboxes, however long the control plane is away.
+func (a *Agent) tell(sb tartarus.Sandbox) {
+	a.mu.Lock()
+	a.dirty[sb.ID] = sb
+	a.mu.Unlock()
+	select {
+	case a.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+// reports delivers what tell noted, with backoff while the control plane is away.
+func (a *Agent) reports(ctx context.Context) error {
+	wait := time.Duration(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wakeup:
+		}
+		if a.flush(ctx) {
+			wait = 0
+			continue
+		}
+		wait = min(max(2*wait, 100*time.Millisecond), maxBackoff)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		select {
+		case a.wakeup <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// flush delivers all that is noted and reports whether nothing is left.
+func (a *Agent) flush(ctx context.Context) bool {
+	a.mu.Lock()
+	batch := a.dirty
+	a.dirty = make(map[string]tartarus.Sandbox, len(batch))
+	a.mu.Unlock()
+	if len(batch) == 0 {
+		return true
+	}
+	list := make([]tartarus.Sandbox, 0, len(batch))
+	for _, sb := range batch {
+		list = append(list, sb)
+	}
+	ctx, cancel := context.WithTimeout(ctx, reportTime)
+	defer cancel()
+	err := a.cfg.Control.Report(ctx, list...)
+	if err == nil {
+		return true
+	}
+	a.log.Warn("report not delivered", "sandboxes", len(list), "error", err)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, sb := range batch {
+		if _, newer := a.dirty[id]; !newer {
+			a.dirty[id] = sb
+		}
+	}
+	return false
+}

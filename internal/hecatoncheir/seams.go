@@ -1,0 +1,91 @@
+package hecatoncheir
+
+import (
+	"context"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+)
+
+// Control is the control plane as a node sees it: where its work comes from and where it reports to.
+// Everything but the four lease methods may fail for as long as it likes without harm to running sandboxes.
+type Control interface {
+	// Lease, Renew, Complete and Fail are acheron.Queue's.
+	Lease(ctx context.Context, node string, max int, ttl time.Duration) ([]acheron.Lease, error)
+	Renew(ctx context.Context, l acheron.Lease, ttl time.Duration) error
+	Complete(ctx context.Context, l acheron.Lease, result []byte) error
+	Fail(ctx context.Context, l acheron.Lease, reason string, retry bool) error
+
+	// Report makes the registry agree with what the node says of these sandboxes, whatever it held before.
+	Report(ctx context.Context, sandboxes ...tartarus.Sandbox) error
+
+	// Heartbeat registers the node for another ttl.
+	Heartbeat(ctx context.Context, n hades.Node, ttl time.Duration) error
+}
+
+// Journal is the node's own durable memory: one opaque record per sandbox. What Put and Delete have acknowledged survives a crash.
+type Journal interface {
+	Put(ctx context.Context, id string, record []byte) error
+	Delete(ctx context.Context, id string) error
+	All(ctx context.Context) (map[string][]byte, error)
+}
+
+// Templates finds the files of a template.
+type Templates interface {
+	// Template returns one build of a template, the current one for the empty build; unknown is tartarus.NotFound.
+	Template(ctx context.Context, id, build string) (Template, error)
+}
+
+// Template is what a node needs of a template to boot it.
+type Template struct {
+	ID      string
+	RootFS  string // path of its EROFS image
+	Env     map[string]string
+	User    string // who runs commands when the request names nobody
+	Workdir string // where
+}
+
+// Direct is the Control of a node that shares its process with the stores.
+type Direct struct {
+	acheron.Queue
+	Registry hades.Registry
+}
+
+// Report writes each sandbox over the registry's revision of it. A sandbox that a node reports wins over anything a
+// replica wrote about it, so a conflict is answered by reading the newer revision and writing again.
+func (d Direct) Report(ctx context.Context, sandboxes ...tartarus.Sandbox) error {
+	for _, sb := range sandboxes {
+		if err := d.report(ctx, sb); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reportTries bounds the race with other writers of one sandbox; each lost round means that another one succeeded.
+const reportTries = 8
+
+func (d Direct) report(ctx context.Context, sb tartarus.Sandbox) error {
+	for try := 0; ; try++ {
+		_, err := d.Registry.PutSandbox(ctx, sb)
+		if !tartarus.Is(err, tartarus.Conflict) || try == reportTries {
+			return err
+		}
+		stored, err := d.Registry.Sandbox(ctx, hades.AnyTenant, sb.ID)
+		switch {
+		case err == nil:
+			sb.Revision = stored.Revision
+		case tartarus.Is(err, tartarus.NotFound):
+			sb.Revision = 0
+		default:
+			return err
+		}
+	}
+}
+
+// Heartbeat registers the node.
+func (d Direct) Heartbeat(ctx context.Context, n hades.Node, ttl time.Duration) error {
+	return d.Registry.PutNode(ctx, n, ttl)
+}

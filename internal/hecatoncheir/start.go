@@ -1,0 +1,296 @@
+package hecatoncheir
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
+	"github.com/tartarus-sandbox/tartarus/internal/network"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+)
+
+// takeWork leases jobs while there are free hands for them.
+func (a *Agent) takeWork(ctx context.Context) error {
+	hands := make(chan struct{}, a.cfg.Starts)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case hands <- struct{}{}: // one hand is kept for the first job of the next lease
+		}
+		leases, err := a.cfg.Control.Lease(ctx, a.cfg.Name, cap(hands)-len(hands)+1, leaseTTL)
+		if err != nil || len(leases) == 0 {
+			<-hands
+			if ctx.Err() != nil {
+				return nil
+			}
+			a.log.Warn("no work to be had", "error", err)
+			pause(ctx, time.Second)
+			continue
+		}
+		for i, l := range leases {
+			if i > 0 {
+				hands <- struct{}{} // does not block: no more were leased than hands were free
+			}
+			a.starts.Add(1)
+			go func() {
+				defer a.starts.Done()
+				defer func() { <-hands }()
+				a.work(ctx, l)
+			}()
+		}
+	}
+}
+
+// work carries out one leased job and reports how it went. It goes on when ctx ends, because a start half done must be
+// finished or undone; ctx only bounds the watch over the machine afterwards.
+func (a *Agent) work(ctx context.Context, l acheron.Lease) {
+	job, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.StartTime)
+	defer cancel()
+	renewed := make(chan struct{})
+	go func() {
+		defer close(renewed)
+		a.renew(job, cancel, l)
+	}()
+
+	sb, err := a.carryOut(ctx, job, l.Job)
+	cancel()
+	<-renewed
+
+	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), reportTime)
+	defer cancelLast()
+	if err != nil {
+		retry := retryable(err)
+		a.log.Warn("start failed", "sandbox", sb.ID, "tenant", l.Job.Tenant, "attempt", l.Job.Attempt, "retry", retry, "error", err)
+		if err := a.cfg.Control.Fail(last, l, acheron.Reason(err), retry); err != nil {
+			a.log.Warn("failed start not reported", "sandbox", sb.ID, "error", err)
+		}
+		return
+	}
+	a.finish(last, l, sb)
+}
+
+// finish tells the control plane that a sandbox runs. A refusal means that nobody waits for it any more: the job was cancelled, or another
+// holder took it over.
+func (a *Agent) finish(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox) {
+	if err := a.cfg.Control.Report(ctx, sb); err != nil {
+		a.tell(sb)
+	}
+	body, err := json.Marshal(sb)
+	if err == nil {
+		err = a.cfg.Control.Complete(ctx, l, body)
+	}
+	switch {
+	case err == nil:
+	case tartarus.Is(err, tartarus.Conflict), tartarus.Is(err, tartarus.NotFound):
+		if h, findErr := a.find(sb.ID); findErr == nil {
+			err = a.end(ctx, h, tartarus.Stopped, tartarus.ReasonUser, "the request for it was withdrawn before it ran")
+		}
+		a.log.Info("start withdrawn", "sandbox", sb.ID, "tenant", sb.Tenant, "error", err)
+	default:
+		// The control plane is away. The sandbox stays: a redelivered job finds it, and its timeout ends it otherwise.
+		a.log.Warn("start not acknowledged", "sandbox", sb.ID, "error", err)
+	}
+}
+
+// retryable reports whether another attempt at the same job may go better.
+func retryable(err error) bool {
+	switch tartarus.KindOf(err) {
+	case tartarus.Internal, tartarus.Unavailable:
+		return true
+	}
+	return false
+}
+
+// renew prolongs the lease until ctx ends; when it is lost, it ends the work.
+func (a *Agent) renew(ctx context.Context, lost context.CancelFunc, l acheron.Lease) {
+	tick := time.NewTicker(leaseTTL / 3)
+	defer tick.Stop()
+	until := l.Until
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := a.cfg.Control.Renew(ctx, l, leaseTTL)
+		switch {
+		case err == nil:
+			until = time.Now().Add(leaseTTL - leaseTTL/10)
+		case tartarus.Is(err, tartarus.Conflict), tartarus.Is(err, tartarus.NotFound), time.Now().After(until):
+			lost()
+			return
+		}
+	}
+}
+
+// carryOut starts the sandbox that the job describes, or finds it already started by an earlier delivery.
+func (a *Agent) carryOut(ctx, job context.Context, j acheron.Job) (tartarus.Sandbox, error) {
+	var spec tartarus.Spec
+	if err := json.Unmarshal(j.Payload, &spec); err != nil {
+		return tartarus.Sandbox{}, tartarus.Errorf(tartarus.Invalid, "decode job %s: %w", j.ID, err)
+	}
+	sb := tartarus.Sandbox{Spec: spec, Node: a.cfg.Name, Phase: tartarus.Starting, CreatedAt: j.EnqueuedAt, Revision: 1}
+	if !tartarus.ValidID(spec.ID) {
+		return sb, tartarus.Errorf(tartarus.Invalid, "job %s: %q cannot be a sandbox id", j.ID, spec.ID)
+	}
+	if j.Kind == acheron.Resume {
+		h, err := a.find(spec.ID)
+		if err != nil {
+			return sb, err
+		}
+		return a.unpause(ctx, job, h, spec.Timeout)
+	}
+	h, fresh, err := a.admit(sb)
+	if err != nil {
+		return sb, err
+	}
+	if !fresh {
+		select {
+		case <-h.started():
+		case <-job.Done():
+			return sb, tartarus.Errorf(tartarus.Unavailable, "an earlier attempt is still under way")
+		}
+		if now := h.sandbox(); now.Phase == tartarus.Running {
+			return now, nil
+		}
+		return sb, tartarus.Errorf(tartarus.Unavailable, "an earlier attempt is being undone")
+	}
+	return a.start(ctx, job, h)
+}
+
+// start brings a sandbox up, or leaves nothing of it.
+func (a *Agent) start(ctx, job context.Context, h *held) (tartarus.Sandbox, error) {
+	job, cancel := context.WithCancel(job)
+	defer cancel()
+	h.mu.Lock()
+	h.cancel = cancel
+	h.mu.Unlock()
+
+	err := a.bringUp(job, h)
+	if err == nil {
+		a.settle(ctx, h)
+		return h.sandbox(), nil
+	}
+	close(h.up)
+	sb := h.sandbox()
+	a.cleanUp(context.WithoutCancel(ctx), h)
+	if errors.Is(err, context.Canceled) {
+		err = tartarus.Errorf(tartarus.Conflict, "the start of sandbox %s was called off", sb.ID)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = tartarus.Errorf(tartarus.Unavailable, "sandbox %s did not come up within %s: %w", sb.ID, a.cfg.StartTime, err)
+	}
+	return sb, err
+}
+
+// bringUp does the steps of a start in order. What it has acquired stands in h, from where cleanUp takes it away.
+func (a *Agent) bringUp(ctx context.Context, h *held) error {
+	template, err := a.cfg.Templates.Template(ctx, h.spec.TemplateID, h.spec.BuildID)
+	if err != nil {
+		return err
+	}
+	driver, err := a.driver(h.spec.Runtime)
+	if err != nil {
+		return err
+	}
+	if err := a.attach(ctx, h); err != nil {
+		return err
+	}
+	// Written before the machine exists: an agent that dies from here on is followed by one that knows where to look.
+	if err := a.journal(ctx, h); err != nil {
+		return err
+	}
+	m, err := driver.Boot(ctx, a.machineConfig(h, template))
+	if err != nil {
+		return err
+	}
+	return a.bringAlive(ctx, h, template, m, driver, h.spec.Timeout)
+}
+
+// attach gives the sandbox a network slot with its egress rules in force.
+func (a *Agent) attach(ctx context.Context, h *held) error {
+	if a.cfg.Slots == nil {
+		return nil
+	}
+	rules, err := network.ParseRules(h.spec.Network)
+	if err != nil {
+		return err
+	}
+	slot, err := a.cfg.Slots.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.slot = slot
+	h.mu.Unlock()
+	return a.cfg.Slots.SetRules(ctx, slot, rules)
+}
+
+// machineConfig is what the driver needs to know.
+func (a *Agent) machineConfig(h *held, t Template) vmm.Config {
+	c := vmm.Config{ID: h.spec.ID, RootFS: t.RootFS, Hostname: h.spec.ID, Resources: h.spec.Resources}
+	if h.slot != nil {
+		c.Interface = h.slot.Interface()
+	}
+	return c
+}
+
+// initGuest waits for the guest agent and makes it this sandbox's.
+func (a *Agent) initGuest(ctx context.Context, h *held, t Template) error {
+	if h.slot == nil {
+		return nil
+	}
+	nic := h.slot.Interface()
+	guest := guestclient.New(guestclient.Config{Addr: nic.Address.Addr(), Token: h.spec.Secrets.AgentToken})
+	h.mu.Lock()
+	h.guest = guest
+	h.mu.Unlock()
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		if exit, err := h.machine.Wait(ctx); err == nil {
+			cancel(tartarus.Errorf(tartarus.Internal, "the machine ended while it started (%s): %s", exit.Reason, exit.Message))
+		}
+	}()
+	if err := guest.InitWhenUp(ctx, guestInit(h.spec, t, nic)); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	return nil
+}
+
+// guestInit is the identity that the agent takes on.
+func guestInit(spec tartarus.Spec, t Template, nic *vmm.Interface) guestclient.Init {
+	env := make(map[string]string, len(t.Env)+len(spec.Env))
+	maps.Copy(env, t.Env)
+	maps.Copy(env, spec.Env)
+	var seed [48]byte
+	rand.Read(seed[:])
+	return guestclient.Init{
+		EnvVars: env, AccessToken: spec.Secrets.AgentToken, Timestamp: time.Now(),
+		DefaultUser: t.User, DefaultWorkdir: t.Workdir,
+		SandboxID: spec.ID, TemplateID: spec.TemplateID, Hostname: spec.ID,
+		MachineID: hex.EncodeToString(seed[:16]), Entropy: base64.StdEncoding.EncodeToString(seed[16:]),
+		DNSServers: []string{nic.Gateway.String()},
+	}
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
