@@ -180,10 +180,8 @@ func (h *Host) Make(name string, l Limits) (g *Group, err error) {
 		}
 		made = append(made, d)
 	}
-	for _, s := range g.settings(l) {
-		if err := write(s.path, s.value); err != nil && !s.optional {
-			return nil, fmt.Errorf("limit control group %s: %w", name, err)
-		}
+	if err := g.apply(l); err != nil {
+		return nil, err
 	}
 	return g, nil
 }
@@ -216,6 +214,18 @@ type Group struct {
 	host *Host
 	name string
 	dirs []string
+}
+
+// SetCPUs limits the group to n whole processors; 0 changes nothing.
+func (g *Group) SetCPUs(n int) error { return g.apply(Limits{CPUs: n}) }
+
+func (g *Group) apply(l Limits) error {
+	for _, s := range g.settings(l) {
+		if err := write(s.path, s.value); err != nil && !s.optional {
+			return fmt.Errorf("limit control group %s: %w", g.name, err)
+		}
+	}
+	return nil
 }
 
 type setting struct {

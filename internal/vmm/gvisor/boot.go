@@ -115,6 +115,11 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, restore bool, begin fun
 	if err := begin(ctx, m, s); err != nil {
 		return nil, fmt.Errorf("start guest: %w", err)
 	}
+	// Only now: the start itself takes more than one processor, and being held to the guest's share would double
+	// its time.
+	if err := m.group.SetCPUs(c.Resources.VCPU); err != nil {
+		return nil, err
+	}
 	m.watch(context.WithoutCancel(ctx))
 	return m, nil
 }
@@ -140,7 +145,7 @@ func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config) (device *o
 	grouped := make(chan error, 1)
 	makeGroup := func() error {
 		r := c.Resources
-		g, err := d.host.Make(c.ID, cgroup.Limits{CPUs: r.VCPU, MemoryBytes: r.MemoryMB << 20, PIDs: hostPIDs(r.PIDs)})
+		g, err := d.host.Make(c.ID, cgroup.Limits{MemoryBytes: r.MemoryMB << 20, PIDs: hostPIDs(r.PIDs)})
 		if err == nil {
 			m.group = g
 		}
@@ -160,7 +165,7 @@ func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config) (device *o
 	} else {
 		go func() { grouped <- makeGroup() }()
 	}
-	p, err := newProcess(m.conf, c, m.dir)
+	p, err := newProcess(d.exe, m.conf, c, m.dir)
 	if err == nil {
 		defer p.close()
 		device, err = d.launch(m, c, p, groupDir)
@@ -180,7 +185,7 @@ func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config) (device *o
 func (d *Driver) launch(m *machine, c vmm.Config, p *sandboxProcess, group *os.File) (device *os.File, err error) {
 	var ns *os.File
 	if c.Interface == nil {
-		ns, err = d.empty.open()
+		ns, err = empty.open()
 	} else if ns, err = os.Open(c.Interface.NetNS); err == nil {
 		defer ns.Close()
 	}
@@ -228,8 +233,8 @@ type sandboxProcess struct {
 	booted *os.File        // a byte comes from here when it listens
 }
 
-func newProcess(conf *config.Config, c vmm.Config, dir string) (p *sandboxProcess, err error) {
-	p = &sandboxProcess{cmd: exec.Command(selfExe, conf.ToFlags()...)}
+func newProcess(exe string, conf *config.Config, c vmm.Config, dir string) (p *sandboxProcess, err error) {
+	p = &sandboxProcess{cmd: exec.Command(exe, conf.ToFlags()...)}
 	defer func() {
 		if err != nil {
 			p.close()

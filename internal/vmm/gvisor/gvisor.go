@@ -37,14 +37,19 @@ const Name = "gvisor"
 type Config struct {
 	Dir string       // state folder, the driver's alone; made when absent
 	Log *slog.Logger // nil discards
+
+	// Program is the file that sandboxes are started from; empty means this program's own. It must call Main first
+	// thing, be linked statically (CGO_ENABLED=0) and be readable and executable by everyone. Tests built with
+	// the race detector, which needs cgo, name another one.
+	Program string
 }
 
 // Driver is the gVisor driver.
 type Driver struct {
-	dir   string
-	log   *slog.Logger
-	host  *cgroup.Host
-	empty emptyNS
+	dir  string
+	exe  string
+	log  *slog.Logger
+	host *cgroup.Host
 
 	mu   sync.Mutex
 	live map[string]*machine // by id; nil while one is being made
@@ -73,7 +78,10 @@ func New(c Config) (*Driver, error) {
 	}
 	// gVisor's packages write to stderr through a logger of their own.
 	gvlog.SetTarget(&gvlog.Writer{Next: io.Discard})
-	return &Driver{dir: dir, log: c.Log, host: host, live: map[string]*machine{}}, nil
+	if c.Program == "" {
+		c.Program = selfExe
+	}
+	return &Driver{dir: dir, exe: c.Program, log: c.Log, host: host, live: map[string]*machine{}}, nil
 }
 
 // Name implements vmm.Driver.
@@ -103,11 +111,11 @@ func (d *Driver) Probe(context.Context) vmm.Support {
 	case len(missing) > 0:
 		s.Reason = fmt.Sprintf("control group controllers %v are not available; turn them on in the kernel command line or in the container that runs this", missing)
 	default:
-		if err := usableExe(); err != nil {
+		if err := usable(d.exe); err != nil {
 			s.Reason = err.Error()
 			return s
 		}
-		if err := canIsolate(); err != nil {
+		if err := canIsolate(d.exe); err != nil {
 			s.Reason = "cannot make the namespaces of a sandbox (" + err.Error() + "); allow user namespaces (sysctl user.max_user_namespaces)"
 			return s
 		}

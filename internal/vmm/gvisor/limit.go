@@ -14,6 +14,10 @@ import (
 // pidsEnv tells a sandbox process how many processes and threads its guest may have.
 const pidsEnv = "TARTARUS_PIDS"
 
+// reserve is how many more tasks the guest's first process may make, threads and children: the guest agent must be
+// able to go on, and to kill, in the middle of a fork bomb.
+const reserve = 32
+
 // limitTasks makes the sandbox kernel refuse, with EAGAIN, to give the guest more tasks than it may have. It is part
 // of the kernel's own system call table, so that not even the guest's root can lift it, which it can with
 // RLIMIT_NPROC and with a control group inside the guest. It runs in the sandbox process before the kernel is made.
@@ -33,7 +37,11 @@ func limitTasks() {
 			next := call.Fn
 			call.Fn = func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
 				defer coming.Add(-1)
-				if int64(t.Kernel().RootPIDNamespace().NumTasks())+coming.Add(1) > int64(most) {
+				room := int64(most)
+				if t.ThreadGroup() == t.Kernel().GlobalInit() {
+					room += reserve
+				}
+				if int64(t.Kernel().RootPIDNamespace().NumTasks())+coming.Add(1) > room {
 					return 0, nil, linuxerr.EAGAIN
 				}
 				return next(t, sysno, args)

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/google/subcommands"
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/cli"
 	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
 	"gvisor.dev/gvisor/runsc/cmd/util"
@@ -25,7 +24,9 @@ const selfExe = "/proc/self/exe"
 // program, started again under another name: when this process is one, Main runs it and never returns.
 // Otherwise it returns at once and has done nothing.
 func Main() {
-	if len(os.Args) == 0 || (os.Args[0] != selfExe && !strings.HasPrefix(filepath.Base(os.Args[0]), "runsc-")) {
+	sandbox := len(os.Args) > 0 && strings.HasPrefix(filepath.Base(os.Args[0]), "runsc-")
+	helper := len(os.Args) > 1 && os.Args[0] == selfExe && os.Args[1] == new(sentrycmd.Umount).Name()
+	if !sandbox && !helper {
 		return
 	}
 	awaitGate()
@@ -52,18 +53,6 @@ func awaitGate() {
 		os.Exit(1)
 	}
 	_ = gate.Close()
-}
-
-// usableExe reports why a sandbox, which runs as an unprivileged user, could not be started from this program's file.
-func usableExe() error {
-	var st unix.Stat_t
-	if err := unix.Stat(selfExe, &st); err != nil {
-		return err
-	}
-	if st.Mode&0o005 != 0o005 {
-		return errors.New("this program's file must be readable and executable by everyone (chmod 755)")
-	}
-	return nil
 }
 
 // bootFailure reads why a sandbox process gave up. The file is bounded by what runsc writes in one

@@ -1,17 +1,41 @@
 package gvisor
 
 import (
-	"fmt"
+	"debug/elf"
+	"errors"
 	"os/exec"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// canIsolate starts this program once in the namespaces of a sandbox, as the process that is never admitted: it
+// usable reports why sandboxes could not be started from the file exe: they run as an unprivileged user, in a root
+// without any library.
+func usable(exe string) error {
+	f, err := elf.Open(exe)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return errors.New("this program is linked dynamically; build it with CGO_ENABLED=0")
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(exe, &st); err != nil {
+		return err
+	}
+	if st.Mode&0o005 != 0o005 {
+		return errors.New("this program's file must be readable and executable by everyone; chmod 755 it")
+	}
+	return nil
+}
+
+// canIsolate starts the program once in the namespaces of a sandbox, as the process that is never admitted: it
 // ends at once, because its gate is closed.
-func canIsolate() error {
-	cmd := exec.Command(selfExe)
+func canIsolate(exe string) error {
+	cmd := exec.Command(exe)
 	cmd.Args[0] = "runsc-sandbox"
 	cmd.Env = []string{gateEnv + "=0"} // standard input is the null device
 	cmd.SysProcAttr = isolation()
@@ -20,7 +44,7 @@ func canIsolate() error {
 		return err
 	}
 	if err := cmd.Wait(); err == nil {
-		return fmt.Errorf("a probe process ended without its sign")
+		return errors.New("the probe process ended without its sign; it must call Main")
 	}
 	return nil
 }

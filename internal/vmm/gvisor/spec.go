@@ -63,7 +63,14 @@ func newSpec(c vmm.Config, dir string) *specs.Spec {
 		args = []string{tartarus.AgentPath}
 	}
 	env := append([]string{defaultPath}, c.Env...) // the last of two wins in every libc and in Go
-	half := strconv.FormatInt(max(c.Resources.MemoryMB/2, 1), 10) + "m"
+	shm := []string{"mode=1777"}
+	if half := c.Resources.MemoryMB / 2; half > 0 { // as Linux does; its pages count as memory
+		shm = append(shm, "size="+strconv.FormatInt(half, 10)+"m")
+	}
+	limits := []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1 << 16, Hard: 1 << 20}}
+	if n := uint64(c.Resources.PIDs); n > 0 { // for those who ask; limitTasks enforces it
+		limits = append(limits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Soft: n, Hard: n})
+	}
 	caps := &specs.LinuxCapabilities{
 		Bounding: capabilities, Effective: capabilities, Permitted: capabilities, Inheritable: capabilities,
 	}
@@ -72,17 +79,13 @@ func newSpec(c vmm.Config, dir string) *specs.Spec {
 		Hostname: c.Hostname,
 		Root:     &specs.Root{Path: dir},
 		Process: &specs.Process{
-			Args: args, Env: env, Cwd: "/", Capabilities: caps,
-			Rlimits: []specs.POSIXRlimit{
-				{Type: "RLIMIT_NOFILE", Soft: 1 << 16, Hard: 1 << 20},
-				{Type: "RLIMIT_NPROC", Soft: uint64(c.Resources.PIDs), Hard: uint64(c.Resources.PIDs)},
-			},
+			Args: args, Env: env, Cwd: "/", Capabilities: caps, Rlimits: limits,
 		},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/dev", Type: "dev", Source: "dev"},
 			{Destination: "/dev/pts", Type: "devpts", Source: "devpts"},
-			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"mode=1777", "size=" + half}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: shm},
 			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"ro"}},
 			{Destination: "/sys/fs/cgroup", Type: "cgroup2", Source: "cgroup", Options: []string{"ro"}},
 			// Not a file system: an entry of an unknown type is passed over, but it keeps runsc from putting a
@@ -119,5 +122,5 @@ func hostPIDs(n int64) int64 {
 	if n <= 0 {
 		return 0
 	}
-	return 512 + 5*n
+	return 512 + 5*(n+reserve)
 }

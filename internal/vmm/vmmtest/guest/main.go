@@ -40,7 +40,7 @@ type Reply struct {
 var verbs = map[string]func(args []string) error{
 	"init": initProcess, "args": printArgs, "eat": eat, "bomb": bomb, "fill": fill, "spin": spin, "cat": cat,
 	"write": write, "sleep": sleep, "exit": exit, "dial": dial, "cpus": cpus, "hostname": hostname, "uid": uid,
-	"raise": raise, "remount": remount,
+	"raise": raise, "remount": remount, "wild": wild,
 }
 
 func main() {
@@ -163,6 +163,15 @@ func bomb(args []string) error {
 		_, _ = p.Wait()
 	}
 	return nil
+}
+
+// wild is a fork bomb without any restraint.
+func wild([]string) error {
+	for {
+		if _, err := os.StartProcess("/proc/self/exe", []string{"guest", "wild"}, &os.ProcAttr{}); err != nil {
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
 
 // fill writes a file until it cannot, and says why and how many MiB there were.

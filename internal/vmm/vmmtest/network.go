@@ -1,0 +1,54 @@
+package vmmtest
+
+import (
+	"net"
+	"strings"
+	"time"
+)
+
+func network(e *env) {
+	for _, n := range []int{20, 21} { // with and without the address on the device
+		s := e.newSlot(n)
+		c := e.config("net" + string(rune('a'+n-20)))
+		c.Interface = s.guest
+		m := e.start(c)
+		e.count(m)
+		t0 := time.Now()
+		e.equal("answer", s.ask(e, GuestPath, "hostname"), c.Hostname)
+		if took := time.Since(t0); took > 900*time.Millisecond {
+			e.Errorf("the first packet took %s: it waited for an address", took)
+		}
+		// Its own address, the gateway, and nothing else.
+		var l net.Listener
+		if err := within(s.host, func() (err error) {
+			l, err = net.Listen("tcp", s.guest.Gateway.String()+":0")
+			return err
+		}); err != nil {
+			e.Fatal(err)
+		}
+		e.after = append(e.after, func() { _ = l.Close() })
+		out := e.do(m, "dial", l.Addr().String())
+		if !strings.HasPrefix(out, "connected "+s.guest.Address.Addr().String()+":") {
+			e.Errorf("the guest dials: %s", out)
+		}
+		dev := e.do(m, "cat", "/proc/net/dev")
+		if !strings.Contains(dev, "eth0:") || !strings.Contains(dev, "lo:") || strings.Count(dev, ":") != 2 {
+			e.Errorf("the guest's devices: %s", dev)
+		}
+	}
+}
+
+func noNetwork(e *env) {
+	m := e.start(e.config("nonet"))
+	if out, code, err := e.try(m, "dial", "1.1.1.1:80"); err != nil || code != 1 || !strings.Contains(out, "unreachable") {
+		e.Errorf("a guest without a network dials: %s, code %d, %v", out, code, err)
+	}
+	e.counts(m, 1)
+	out := e.do(m, "dial", "127.0.0.1:7007")
+	if !strings.HasPrefix(out, "connected 127.0.0.1") {
+		e.Errorf("loopback: %s", out)
+	}
+	if dev := e.do(m, "cat", "/proc/net/dev"); strings.Count(dev, ":") != 1 {
+		e.Errorf("the guest's devices: %s", dev)
+	}
+}
