@@ -1,10 +1,16 @@
 package network
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -93,4 +99,86 @@ func udpFrom(t testing.TB, addr string, port int) net.Conn {
 	c, err := net.Dial("udp", net.JoinHostPort(addr, strconv.Itoa(port)))
 	must(t, err)
 	return c
+}
+
+// hostState is everything a pool can leave on the host.
+func hostState(t testing.TB, runDir string) map[string]int {
+	t.Helper()
+	count := func(cmd string) int {
+		out, err := exec.Command("sh", "-c", cmd).CombinedOutput()
+		must(t, err)
+		return strings.Count(string(out), "\n")
+	}
+	fds, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	netns, err := os.ReadDir(filepath.Join(runDir, "netns"))
+	must(t, err)
+	return map[string]int{
+		"links": count("ip -o link show | grep -c tart >/dev/null && ip -o link show | grep tart || true"),
+		"rules": count("nft list ruleset"), "routes": count("ip route show table all | grep tart || true"),
+		"neighbours": count("ip neigh show nud all | grep tart || true"), "mounts": count("grep netns/tart /proc/self/mounts || true"),
+		"connections": count("cat /proc/self/net/nf_conntrack 2>/dev/null || true"), "netns": len(netns), "fds": len(fds), "goroutines": runtime.NumGoroutine(),
+	}
+}
+
+// TestLeak has a pool lend and take back slots 200 times, with rules and traffic, while Run refills it.
+func TestLeak(t *testing.T) {
+	w := newWorld(t)
+	dir := runDir(t)
+	p := openPool(t, Config{Slots: 4, TAPs: 1, RunDir: dir})
+	warm := hostState(t, dir)
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- p.Run(ctx) }()
+	for i := range 200 {
+		acquire := p.Acquire
+		if i%10 == 9 {
+			acquire = p.AcquireTAP
+		}
+		s, err := acquire(t.Context())
+		must(t, err)
+		switch i % 4 {
+		case 0:
+			must(t, p.SetRules(t.Context(), s, Rules{Open: true, Mail: true}))
+		case 1:
+			must(t, p.SetRules(t.Context(), s, Rules{Open: true, Deny: prefixes("203.0.113.11/32"), Exempt: prefixes("10.1.0.0/16")}))
+		case 2:
+			must(t, p.SetRules(t.Context(), s, Rules{Allow: prefixes("203.0.113.10/32")}))
+		}
+		w.within(s.path, func() error {
+			c, err := net.Dial("udp4", "203.0.113.10:80")
+			if err == nil {
+				c.Write([]byte("x"))
+				err = c.Close()
+			}
+			if s.kind == TAP { // no address inside: the machine has it
+				return nil
+			}
+			return err
+		})
+		must(t, p.Release(t.Context(), s))
+	}
+	stop()
+	must(t, <-ran)
+	idle := hostState(t, dir)
+	if n := len(p.slots); n > 12 {
+		t.Errorf("%d slots after 200 cycles of one at a time", n)
+	}
+	must(t, p.Close(t.Context()))
+	warm["rules"] = 0
+	var more string
+	for deadline := time.Now().Add(soon); ; time.Sleep(10 * time.Millisecond) { // threads and sockets take a moment to end
+		more = ""
+		for what, n := range hostState(t, dir) {
+			if n > warm[what] {
+				more += fmt.Sprintf("%s: %d before, %d in use, %d after. ", what, warm[what], idle[what], n)
+			}
+		}
+		if more == "" || time.Now().After(deadline) {
+			break
+		}
+	}
+	if more != "" {
+		t.Error(more)
+	}
 }
