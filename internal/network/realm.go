@@ -62,9 +62,11 @@ func readMemory(stateDir string) (memory, error) {
 
 func (p *Pool) writeMemory() error {
 	m := memory{Realms: []int{}}
+	p.mu.Lock()
 	for _, r := range p.realms {
 		m.Realms = append(m.Realms, r.number)
 	}
+	p.mu.Unlock()
 	b, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encode realms: %w", err)
@@ -101,8 +103,12 @@ func realmPrefix(base netip.Prefix, n int) netip.Prefix {
 }
 
 // openRealm opens a realm's lock file and tells whether we got its lock and what its last owner wrote.
-func (p *Pool) openRealm(number int) (f *os.File, free bool, o owner, err error) {
-	f, err = os.OpenFile(p.realmPath(number), os.O_RDWR|os.O_CREATE, 0o600)
+// A realm that never had an owner is free; flags say whether its file is made then. The host's lock is held.
+func (p *Pool) openRealm(number, flags int) (f *os.File, free bool, o owner, err error) {
+	f, err = os.OpenFile(p.realmPath(number), os.O_RDWR|flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, true, o, nil
+	}
 	if err != nil {
 		return nil, false, o, fmt.Errorf("open realm %d: %w", number, err)
 	}
@@ -117,6 +123,50 @@ func (p *Pool) openRealm(number int) (f *os.File, free bool, o owner, err error)
 		o = owner{} // torn by a crash or a full disk; whoever it was has to claim anew
 	}
 	return f, lockErr == nil, o, nil
+}
+
+// realmState is what a process thinks of a realm that it has not claimed.
+type realmState int
+
+const (
+	realmOther     realmState = iota // somebody lives there or will come back
+	realmOwn                         // of our own StateDir, from before
+	realmAbandoned                   // of nobody
+)
+
+// stateOf looks a realm up. The host's lock is held.
+func (p *Pool) stateOf(number int) (realmState, netip.Prefix, error) {
+	f, free, o, err := p.openRealm(number, 0)
+	if err != nil {
+		return realmOther, netip.Prefix{}, err
+	}
+	if f != nil {
+		defer f.Close()
+	}
+	switch {
+	case !free:
+		return realmOther, o.Prefix, nil
+	case o.abandoned(number):
+		return realmAbandoned, o.Prefix, nil
+	case o.StateDir == p.cfg.StateDir:
+		return realmOwn, o.Prefix, nil
+	}
+	return realmOther, o.Prefix, nil
+}
+
+// knownRealms lists the numbers that have an owner, or had one. The host's lock is held.
+func (p *Pool) knownRealms() ([]int, error) {
+	entries, err := os.ReadDir(filepath.Join(p.cfg.RunDir, "realms"))
+	if err != nil {
+		return nil, fmt.Errorf("list realms: %w", err)
+	}
+	var numbers []int
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers, nil
 }
 
 // abandoned reports whether the owner of an unlocked realm will not come back for it.
@@ -135,7 +185,7 @@ func (p *Pool) reclaimRealms() error {
 		return err
 	}
 	for _, n := range m.Realms {
-		f, free, o, err := p.openRealm(n)
+		f, free, o, err := p.openRealm(n, os.O_CREATE)
 		if err != nil {
 			return err
 		}
@@ -173,7 +223,7 @@ func (p *Pool) claimRealm() error {
 		if slices.ContainsFunc(taken, want.Overlaps) {
 			continue
 		}
-		f, free, o, err := p.openRealm(n)
+		f, free, o, err := p.openRealm(n, os.O_CREATE)
 		if err != nil {
 			return err
 		}
@@ -202,22 +252,17 @@ func (p *Pool) takenPrefixes() ([]netip.Prefix, error) {
 			taken = append(taken, netip.PrefixFrom(a, bits).Masked())
 		}
 	}
-	entries, err := os.ReadDir(filepath.Join(p.cfg.RunDir, "realms"))
+	numbers, err := p.knownRealms()
 	if err != nil {
-		return nil, fmt.Errorf("list realms: %w", err)
+		return nil, err
 	}
-	for _, e := range entries {
-		number, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		f, free, o, err := p.openRealm(number)
+	for _, n := range numbers {
+		state, prefix, err := p.stateOf(n)
 		if err != nil {
 			return nil, err
 		}
-		f.Close()
-		if o.Prefix.IsValid() && (!free || !o.abandoned(number)) {
-			taken = append(taken, o.Prefix)
+		if prefix.IsValid() && state != realmAbandoned {
+			taken = append(taken, prefix)
 		}
 	}
 	return taken, nil
@@ -251,30 +296,38 @@ func (p *Pool) take(f *os.File, number int, prefix netip.Prefix, sweep bool) err
 // The host's lock is held.
 func (p *Pool) leaveRealms() error {
 	var errs error
-	for _, r := range p.realms {
-		live := false
-		for name := range p.slots {
-			live = live || p.realmOf(name) == r
-		}
-		for name := range p.foreign {
-			live = live || p.realmOf(name) == r
-		}
-		if live {
-			continue
-		}
+	for _, r := range p.emptyRealms() {
 		errs = errors.Join(errs, p.fw.removeRealm(r.prefix))
 		if p.cfg.Ephemeral {
 			errs = errors.Join(errs, os.Remove(p.realmPath(r.number)))
 		}
 	}
-	if empty, err := p.fw.removeWhenEmpty(); err != nil {
-		errs = errors.Join(errs, err)
-	} else if empty {
-		if names, err := p.host.namespaces(); err == nil && len(names) == 0 {
-			errs = errors.Join(errs, p.host.unmountNamespaces())
-		}
+	return errors.Join(errs, p.leaveHost())
+}
+
+// leaveHost takes away what all pools share when no slot of any is left. The host's lock is held.
+func (p *Pool) leaveHost() error {
+	empty, err := p.fw.removeWhenEmpty()
+	if err != nil || !empty {
+		return err
 	}
-	return errs
+	if names, err := p.host.namespaces(); err != nil || len(names) > 0 {
+		return err
+	}
+	return p.host.unmountNamespaces()
+}
+
+func (p *Pool) emptyRealms() []*realm {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	live := map[*realm]bool{}
+	for name := range p.slots {
+		live[p.realmOf(name)] = true
+	}
+	for name := range p.foreign {
+		live[p.realmOf(name)] = true
+	}
+	return slices.DeleteFunc(slices.Clone(p.realms), func(r *realm) bool { return live[r] })
 }
 
 // dropRealms releases the locks. The pool's lock is held.

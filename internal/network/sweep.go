@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
 	"slices"
 	"strconv"
 
@@ -66,14 +68,9 @@ func (p *Pool) Leftovers(ctx context.Context, owned func(slot string) bool, remo
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, 0, len(stray))
-	for name := range stray {
-		names = append(names, name)
-	}
-	slices.Sort(names)
 	var out []vmm.Leftover
 	var errs error
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(stray)) {
 		t := stray[name]
 		for _, part := range []struct {
 			there bool
@@ -87,7 +84,26 @@ func (p *Pool) Leftovers(ctx context.Context, owned func(slot string) bool, remo
 			errs = errors.Join(errs, p.remove(name, t))
 		}
 	}
+	if remove && errs == nil {
+		errs = p.forgetRealms()
+	}
 	return out, errs
+}
+
+// Leftovers does the same for a process without a pool: whatever a living process or a StateDir that still exists may own is left
+// alone, except that in the realms of c.StateDir itself, when no process holds them, owned decides.
+func Leftovers(ctx context.Context, c Config, owned func(slot string) bool, remove bool) ([]vmm.Leftover, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	h, err := openHost(c.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	defer h.close()
+	p := &Pool{cfg: c, log: c.Log, host: h, fw: newFirewall(c.Log)}
+	defer p.fw.close()
+	return p.Leftovers(ctx, owned, remove)
 }
 
 // strays picks from the survey what nobody owns.
@@ -96,31 +112,53 @@ func (p *Pool) strays(owned func(string) bool) (map[string]*trace, error) {
 	if err != nil {
 		return nil, err
 	}
-	abandoned := map[int]bool{}
+	states := map[int]realmState{}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, r := range p.realms {
+		states[r.number] = realmOwn
+	}
 	for name := range found {
 		number, _, _ := parseName(name)
-		keep := false
-		if p.ours(name) {
-			_, mine := p.slots[name]
-			keep = mine || (owned != nil && owned(name))
-		} else {
-			if _, known := abandoned[number]; !known {
-				f, free, o, err := p.openRealm(number)
-				if err != nil {
-					return nil, err
-				}
-				f.Close()
-				abandoned[number] = free && o.abandoned(number)
+		state, known := states[number]
+		if !known {
+			if state, _, err = p.stateOf(number); err != nil {
+				return nil, err
 			}
-			keep = !abandoned[number]
+			states[number] = state
 		}
-		if keep {
+		_, mine := p.slots[name]
+		if mine || state == realmOther || (state == realmOwn && owned != nil && owned(name)) {
 			delete(found, name)
 		}
 	}
 	return found, nil
+}
+
+// forgetRealms removes what is left of the realms of owners who are gone for good, once no slot is. The host's lock is held.
+func (p *Pool) forgetRealms() error {
+	numbers, err := p.knownRealms()
+	if err != nil {
+		return err
+	}
+	for _, n := range numbers {
+		state, prefix, err := p.stateOf(n)
+		if err != nil {
+			return err
+		}
+		if state != realmAbandoned {
+			continue
+		}
+		if prefix.IsValid() {
+			if err := p.fw.removeRealm(prefix); err != nil {
+				return err
+			}
+		}
+		if err := os.Remove(p.realmPath(n)); err != nil {
+			return fmt.Errorf("forget realm %d: %w", n, err)
+		}
+	}
+	return p.leaveHost()
 }
 
 // remove takes away what is there of a slot.
