@@ -88,20 +88,34 @@ func (s *Server) cross(ctx context.Context, spec tartarus.Spec, job acheron.Job)
 	if job.Payload, err = json.Marshal(spec); err != nil {
 		return entry, tartarus.Errorf(tartarus.Invalid, "encode sandbox: %w", err)
 	}
-	if entry.Revision, err = s.cfg.Registry.PutSandbox(ctx, entry); err != nil {
-		return entry, err
-	}
+	// Both writes are on their way at once, so that they share the store's next commit. Either may come first: a node that
+	// reports before the entry is there makes the entry.
+	entered := make(chan error, 1)
+	go func() {
+		var err error
+		entry.Revision, err = s.cfg.Registry.PutSandbox(ctx, entry)
+		entered <- err
+	}()
 	queued, err := s.enqueue(ctx, job)
-	if err != nil {
-		s.giveUp(ctx, entry, err)
-		return entry, err
+	if enterErr := <-entered; err == nil && enterErr != nil && !tartarus.Is(enterErr, tartarus.Conflict) {
+		if queued.ID == job.ID {
+			return entry, s.leave(ctx, queued, &entry, enterErr)
+		}
+		return entry, enterErr
 	}
-	if queued.ID != job.ID {
+	switch {
+	case err == nil && queued.ID == job.ID:
+		return s.arrive(ctx, queued, &entry)
+	case err == nil:
 		// An earlier request with this key is the one that counts; this one made nothing but its entry.
 		s.forget(ctx, entry.ID)
 		return s.arrive(ctx, queued, nil)
+	case tartarus.Is(err, tartarus.Mismatch):
+		s.forget(ctx, entry.ID)
+		return entry, tartarus.Errorf(tartarus.Mismatch, "the Idempotency-Key was used with another body: %w", err)
 	}
-	return s.arrive(ctx, queued, &entry)
+	s.giveUp(ctx, entry, err)
+	return entry, err
 }
 
 // keyRounds bounds how often a key may be used again after what it stood for could not be started. Each round is a retry by a client.

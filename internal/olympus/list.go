@@ -106,6 +106,7 @@ func listQuery(q url.Values) (query hades.Query, running bool, err error) {
 		if query.StartedAfter, err = time.Parse(time.RFC3339Nano, t); err != nil {
 			return query, false, tartarus.Errorf(tartarus.Invalid, "startedAfter %.40q must be a time such as 2026-01-31T12:00:00Z", t)
 		}
+		query.StartedAfter = countable(query.StartedAfter)
 	}
 	switch order := q.Get("order"); order {
 	case "", "desc":
@@ -200,10 +201,27 @@ func decodeCursor(token string) (hades.Cursor, error) {
 		return hades.Cursor{}, bad
 	}
 	t, err := time.Parse(time.RFC3339Nano, at)
-	if err != nil {
+	if err != nil || !countable(t).Equal(t) {
 		return hades.Cursor{}, bad
 	}
 	return hades.Cursor{StartedAt: t, ID: id}, nil
+}
+
+// The first and last time that a count of nanoseconds since 1970 in 64 bits can name to the full year: stores order by such counts.
+var (
+	firstTime = time.Date(1678, 1, 1, 0, 0, 0, 0, time.UTC)
+	lastTime  = time.Date(2262, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+// countable moves a time that no sandbox was started at into the range of those that can be compared.
+func countable(t time.Time) time.Time {
+	switch {
+	case t.Before(firstTime):
+		return firstTime
+	case t.After(lastTime):
+		return lastTime
+	}
+	return t
 }
 
 // totals counts the running sandboxes of tenants for the header of a listing.

@@ -25,9 +25,12 @@ const (
 
 // newNetwork reads the network part of a create. It is strict: a restriction that is not understood must not be passed over.
 func newNetwork(raw json.RawMessage, internet *bool) (tartarus.Network, error) {
-	in, err := decodeNetwork(raw)
-	if err != nil {
-		return tartarus.Network{}, err
+	in := api.NetworkConfig{}
+	if isSet(raw) {
+		var err error
+		if in, err = decodeNetwork(raw); err != nil {
+			return tartarus.Network{}, tartarus.Errorf(tartarus.KindOf(err), "network: %w", err)
+		}
 	}
 	if in.AllowInternetAccess != nil {
 		return tartarus.Network{}, tartarus.Errorf(tartarus.Invalid, "network.allow_internet_access belongs outside of network in a create")
@@ -56,18 +59,16 @@ func updateNetwork(raw []byte, old tartarus.Network) (tartarus.Network, error) {
 }
 
 func decodeNetwork(raw []byte) (in api.NetworkConfig, err error) {
-	if isSet(raw) {
-		if err := decode(raw, &in, true); err != nil {
-			return in, tartarus.Errorf(tartarus.Invalid, "network: %w", err)
-		}
+	if err := decode(raw, &in, true); err != nil {
+		return in, err
 	}
 	switch {
 	case isSet(in.Rules) && string(in.Rules) != "{}":
-		return in, unsupported("network.rules")
+		return in, unsupported("rules")
 	case isSet(in.EgressProxy):
-		return in, unsupported("network.egressProxy")
+		return in, unsupported("egressProxy")
 	case isSet(in.DNSServers) && string(in.DNSServers) != "[]":
-		return in, unsupported("network.dnsServers")
+		return in, unsupported("dnsServers")
 	}
 	return in, nil
 }

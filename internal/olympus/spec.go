@@ -56,7 +56,7 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 		return tartarus.Spec{}, "", err
 	}
 	spec := tartarus.Spec{
-		ID: tartarus.NewID(), Tenant: who.key.Tenant, TemplateID: template.ID, Template: in.TemplateID,
+		ID: tartarus.NewID(), Tenant: who.key.Tenant, TemplateID: template.ID, BuildID: template.BuildID, Template: in.TemplateID,
 		Metadata: in.Metadata, Env: in.EnvVars, Network: network, Timeout: timeout, Runtime: in.Runtime, RequestID: who.request,
 		Lifecycle: tartarus.Lifecycle{
 			PauseOnTimeout: isTrue(in.AutoPause), PauseMemory: isTrue(in.AutoPause) && !isFalse(in.AutoPauseMemory),

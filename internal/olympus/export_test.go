@@ -1,0 +1,20 @@
+package olympus
+
+import "github.com/tartarus-sandbox/tartarus/internal/tenant"
+
+// Row is a row of the route table, for tests from outside.
+type Row struct {
+	Method, Pattern string
+	Role            tenant.Role
+}
+
+// Routes is the route table.
+func Routes() (rows []Row) {
+	for _, rt := range routes {
+		rows = append(rows, Row{rt.method, rt.pattern, rt.role})
+	}
+	return rows
+}
+
+// Sweep does one round of the janitor.
+var Sweep = (*Server).sweep

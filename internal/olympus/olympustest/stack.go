@@ -1,0 +1,96 @@
+package olympustest
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus/internal/judges"
+	"github.com/tartarus-sandbox/tartarus/internal/olympus"
+	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
+	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+)
+
+// Stack is the control plane on a real store with one node without machines.
+type Stack struct {
+	DB     *sqlite.DB
+	Node   *Node
+	Fleet  Fleet
+	Server *olympus.Server
+	Keys   map[string]string // secrets by name: admin, developer, reader, noexec, other (another tenant), expired, revoked
+}
+
+// New starts a stack that ends with the test. change may alter the configuration before the server is made.
+func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
+	t.Helper()
+	db, err := sqlite.Open(context.WithoutCancel(t.Context()), sqlite.Default(filepath.Join(t.TempDir(), "db")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	chain, err := judges.New(judges.Config{Limits: judges.DefaultLimits()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Stack{DB: db, Node: NewNode("one", db.Registry(), db.Queue()), Keys: map[string]string{}}
+	s.Fleet = Fleet{"one": s.Node}
+	s.addKeys(t)
+	cfg := olympus.Config{
+		Registry: db.Registry(), Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
+		Templates: Templates{
+			"base": {ID: "basetemplateid000000", BuildID: "b1", Names: []string{"base"}, VCPU: 2, MemoryMB: 512, DiskMB: 1024, Public: true},
+			"tiny": {ID: "tinytemplateid000000", BuildID: "b2", Names: []string{"tiny"}},
+		},
+		Domain: "sb.test:8443", Version: "test", CanPause: true,
+	}
+	if change != nil {
+		change(&cfg, s.Node)
+	}
+	if s.Server, err = olympus.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	s.run(t)
+	return s
+}
+
+// run keeps the node working until the test ends.
+func (s *Stack) run(t testing.TB) {
+	if err := s.Node.Register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- s.Node.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (s *Stack) addKeys(t testing.TB) {
+	past := time.Now().Add(-time.Hour)
+	for name, k := range map[string]tenant.Key{
+		"admin":     {Role: tenant.Admin, Exec: true, Tenant: tenant.Default},
+		"developer": {Role: tenant.Developer, Exec: true, Tenant: tenant.Default},
+		"noexec":    {Role: tenant.Developer, Tenant: tenant.Default},
+		"reader":    {Role: tenant.Reader, Tenant: tenant.Default},
+		"other":     {Role: tenant.Developer, Exec: true, Tenant: "other"},
+		"expired":   {Role: tenant.Admin, Exec: true, Tenant: tenant.Default, ExpiresAt: past},
+		"revoked":   {Role: tenant.Admin, Exec: true, Tenant: tenant.Default, RevokedAt: past},
+	} {
+		secret := tenant.NewSecret()
+		k.ID, k.Name, k.Hash, k.CreatedAt = name, name, tenant.HashSecret(secret), past
+		if err := s.DB.Keys().PutKey(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		s.Keys[name] = secret
+	}
+}
