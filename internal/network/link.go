@@ -111,7 +111,11 @@ func (h *host) addCable(s *Slot) error {
 	a := netlink.NewLinkAttrs()
 	a.Name, a.MTU, a.HardwareAddr, a.TxQLen = s.name, s.mtu, mac(gatewayMAC), 1000
 	v := netlink.NewVeth(a)
-	v.PeerName, v.PeerMTU, v.PeerHardwareAddr, v.PeerNamespace = guestLink, uint32(s.mtu), mac(guestMAC), netlink.NsFd(int(ns.Fd()))
+	v.PeerName, v.PeerMTU, v.PeerNamespace = guestLink, uint32(s.mtu), netlink.NsFd(int(ns.Fd()))
+	v.PeerHardwareAddr = mac(guestMAC)
+	if s.kind == TAP {
+		v.PeerHardwareAddr = mac(portMAC)
+	}
 	if err := h.links.LinkAdd(v); err != nil {
 		return fmt.Errorf("create veth pair: %w", err)
 	}

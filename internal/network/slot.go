@@ -19,6 +19,8 @@ const (
 	// snapshot restored in another slot finds the gateway where it left it. Locally administered, unicast.
 	guestMAC   = "02:74:61:72:74:02"
 	gatewayMAC = "02:74:61:72:74:01"
+	// The cable's inner end where it is a bridge's port: a bridge keeps frames for its ports' own addresses to itself.
+	portMAC = "02:74:61:72:74:03"
 
 	guestLink  = "eth0" // the cable's end inside the namespace
 	tapLink    = "tap0"
