@@ -13,7 +13,8 @@ import (
 // Queue hands jobs to nodes. All methods may be called concurrently; what a method has acknowledged survives a crash.
 type Queue interface {
 	// Enqueue stores j and returns it as stored. A second Enqueue with the same tenant and idempotency Key returns the job of the
-	// first when Digest is the same, tartarus.Mismatch when not. The same ID under another key is tartarus.Conflict.
+	// first when Digest is the same, tartarus.Mismatch when not. The same ID under another key, or under none, is tartarus.Conflict.
+	// A job that Validate refuses is not stored.
 	Enqueue(ctx context.Context, j Job) (Job, error)
 
 	// Lease takes up to max jobs for node, oldest first but taking tenants in turn, each for ttl. It blocks until there is at
@@ -21,14 +22,14 @@ type Queue interface {
 	// handed out: they end as Dead with reason "deadline".
 	Lease(ctx context.Context, node string, max int, ttl time.Duration) ([]Lease, error)
 
-	// Renew prolongs a lease to ttl from now. A lease that ran out, or whose job was taken by another or
+	// Renew prolongs a lease to ttl from now; its holder may then trust it for Trust(ttl) after the call began. A lease that ran out, or whose job was taken by another or
 	// cancelled, is tartarus.Conflict.
 	Renew(ctx context.Context, l Lease, ttl time.Duration) error
 
 	// Complete ends the job with its result, if the lease still holds; else tartarus.Conflict.
 	Complete(ctx context.Context, l Lease, result []byte) error
 
-	// Fail gives the job back. With retry it is handed out again after a backoff until MaxAttempts is reached;
+	// Fail gives the job back. With retry it is handed out again after Backoff until MaxAttempts is reached;
 	// else, or then, it is Dead with this reason. A lease that no longer holds is tartarus.Conflict.
 	Fail(ctx context.Context, l Lease, reason string, retry bool) error
 
@@ -44,9 +45,10 @@ type Queue interface {
 
 // Operator is what a Queue offers to the people who run it.
 type Operator interface {
-	// List returns jobs in a state, oldest first, at most limit.
+	// List returns jobs in a state, oldest first, at most limit, which is 1 to 10,000.
 	List(ctx context.Context, state State, limit int) ([]Job, error)
-	// Requeue makes a dead job wait again with its attempts reset.
+	// Requeue makes a dead job wait again with its attempts reset, and without its deadline if that has passed. Another
+	// state is tartarus.Conflict, unknown tartarus.NotFound.
 	Requeue(ctx context.Context, id string) error
 	// Purge forgets ended jobs that ended before t and says how many.
 	Purge(ctx context.Context, before time.Time) (int, error)

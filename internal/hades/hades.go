@@ -26,7 +26,8 @@ type Registry interface {
 	// Sandbox returns a sandbox of this tenant. Absent and another tenant's are both tartarus.NotFound.
 	Sandbox(ctx context.Context, tenant, id string) (tartarus.Sandbox, error)
 
-	// ListSandboxes returns one page, ordered by (StartedAt, ID) where StartedAt falls back to CreatedAt.
+	// ListSandboxes returns one page, ordered by (StartedAt, ID) where StartedAt falls back to CreatedAt. Sandboxes that
+	// do not change while pages are read are each listed once; one that starts meanwhile moves, and may be seen twice or not at all.
 	ListSandboxes(ctx context.Context, q Query) (Page, error)
 
 	// RemoveSandbox forgets a sandbox; absent is no error.
@@ -49,8 +50,8 @@ type Query struct {
 	Node         string
 	Template     string // id or name
 	Metadata     map[string]string
-	StartedAfter time.Time
-	EndedBefore  time.Time // only sandboxes that ended before
+	StartedAfter time.Time // by the time that orders the listing
+	EndedBefore  time.Time // only sandboxes that began and ended before
 	Ascending    bool      // default: newest first
 	Limit        int       // 1..1000; 0 means 100
 	After        Cursor    // continue behind this one

@@ -65,5 +65,5 @@ func (q Query) Selects(sb tartarus.Sandbox) bool {
 		(q.Node == "" || q.Node == sb.Node) &&
 		(q.Template == "" || q.Template == sb.TemplateID || q.Template == sb.Template) &&
 		(q.StartedAfter.IsZero() || ListedAt(sb).After(q.StartedAfter)) &&
-		(q.EndedBefore.IsZero() || !sb.EndedAt.IsZero() && sb.EndedAt.Before(q.EndedBefore))
+		(q.EndedBefore.IsZero() || !sb.EndedAt.IsZero() && sb.EndedAt.Before(q.EndedBefore) && ListedAt(sb).Before(q.EndedBefore))
 }

@@ -16,6 +16,7 @@ type Store interface {
 	Put(ctx context.Context, name string, body []byte, author string, expect int64) (Document, error)
 
 	// Get returns a version, or the current one for version 0. Absent or removed is tartarus.NotFound; an old version of a removed document is still there.
+	// The version that a removal made has no body to get and is tartarus.NotFound; History shows it.
 	Get(ctx context.Context, name string, version int64) (Document, error)
 
 	// List returns the current version of every document, by name.
@@ -24,7 +25,8 @@ type Store interface {
 	// History returns all versions of a document, newest first; none is tartarus.NotFound.
 	History(ctx context.Context, name string) ([]Document, error)
 
-	// Remove takes the current version away as a new version with an empty body. Another current version than expect is tartarus.Conflict.
+	// Remove takes the current version away as a new version with an empty body. Another current version than expect is tartarus.Conflict,
+	// absent or removed already is tartarus.NotFound.
 	Remove(ctx context.Context, name, author string, expect int64) error
 
 	// Revision is a number that grows with every change to any document.

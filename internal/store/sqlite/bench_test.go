@@ -16,3 +16,11 @@ func BenchmarkCreate(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkList(b *testing.B) {
+	if testing.Short() {
+		b.Skip("-short")
+	}
+	db := openTest(b, filepath.Join(b.TempDir(), "store.db"))
+	storetest.ListPages(b, db.Registry(), 1_000_000)
+}

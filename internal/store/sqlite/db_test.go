@@ -297,13 +297,13 @@ func TestKilledProcess(t *testing.T) {
 		for s := bufio.NewScanner(out); s.Scan(); {
 			if id, ok := strings.CutPrefix(s.Text(), "ack "); ok {
 				acknowledged[id] = true
-				if lines++; lines == 500+round*700 {
+				if lines++; lines == 300+round*300 {
 					cmd.Process.Kill() // and read on what it still managed to say
 				}
 			}
 		}
 		cmd.Wait()
-		if lines < 500 {
+		if lines < 300 {
 			t.Fatalf("the writer ended by itself after %d", lines)
 		}
 		verify(t, path, acknowledged)

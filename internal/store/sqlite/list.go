@@ -74,6 +74,7 @@ func listing(q hades.Query) (string, []any) {
 	}
 	if !q.EndedBefore.IsZero() {
 		s.and("s.ended > 0 AND s.ended < %s", q.EndedBefore)
+		s.and(order+".sort < %s", q.EndedBefore) // nothing ends before it starts: this spares the index's newer part
 	}
 	if !q.StartedAfter.IsZero() {
 		s.and(order+".sort > %s", q.StartedAfter)

@@ -28,6 +28,7 @@ func Registry(t *testing.T, open Factory[hades.Registry]) {
 		{"filters hold after a sandbox changed", listAfterChange},
 		{"a listing checks its query", listInvalid},
 		{"pages stay whole while others write", listWhileWriting},
+		{"histories are linearizable", registryHistories},
 		{"what was acknowledged survives a crash", registryCrash},
 	}
 	for _, tt := range tests {
