@@ -33,7 +33,7 @@ func (a *Agent) end(ctx context.Context, h *held, phase tartarus.Phase, reason t
 	h.mu.Lock()
 	first := h.sb.Phase != tartarus.Stopping && !h.sb.Phase.Ended()
 	if first {
-		h.sb.Phase, h.sb.Reason, h.sb.Message = tartarus.Stopping, reason, message
+		h.sb.Phase, h.sb.Reason, h.sb.Message, h.outcome = tartarus.Stopping, reason, message, phase
 	}
 	h.cancel() // a start under way stops here, a watch is no longer needed
 	up := h.up
@@ -48,15 +48,15 @@ func (a *Agent) end(ctx context.Context, h *held, phase tartarus.Phase, reason t
 		a.keepLogs(ctx, h)
 	}
 	if err := a.cleanUp(ctx, h); err != nil {
-		return err
+		return errors.Join(err, a.journal(context.WithoutCancel(ctx), h))
 	}
-	if first {
-		sb, _ := h.change(func(sb *tartarus.Sandbox) error {
-			sb.Phase, sb.EndedAt = phase, time.Now()
-			return nil
-		})
+	sb, err := h.change(func(sb *tartarus.Sandbox) error {
+		sb.EndedAt = time.Now()
+		return sb.Transition(h.outcome, "", "")
+	})
+	if err == nil { // whoever was the one that removed it says so
 		a.tell(sb)
-		a.log.Info("sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "phase", phase, "reason", reason)
+		a.log.Info("sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "phase", sb.Phase, "reason", sb.Reason)
 	}
 	return nil
 }

@@ -92,6 +92,9 @@ func New(c Config) (*Agent, error) {
 // Ready is closed once the node has reconciled what an earlier agent left and takes work.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
+// Preferred names the driver that runs what demands none, and how strongly it isolates, once Ready is closed.
+func (a *Agent) Preferred() (string, tartarus.Tier) { return a.first, a.support[a.first].Tier }
+
 // Support returns what each driver said of this host. It is complete once Ready is closed.
 func (a *Agent) Support() map[string]vmm.Support { return a.support }
 
@@ -115,6 +118,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.deadlines(loops) })
 	g.Go(func() error { return a.reports(loops) })
 	g.Go(func() error { return a.sampleAll(loops) })
+	g.Go(func() error { return a.tidy(loops) })
 	err := g.Wait()
 
 	a.shutdown(context.WithoutCancel(ctx))

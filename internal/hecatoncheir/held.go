@@ -25,6 +25,7 @@ type held struct {
 	up       chan struct{} // closed when the start or resume under way is over, one way or the other
 	saved    string        // folder of the snapshot that is the sandbox while it is paused
 	sb       tartarus.Sandbox
+	outcome  tartarus.Phase     // what a sandbox that is stopping will have become
 	cancel   context.CancelFunc // ends a start under way, later the watch over the machine
 	machine  vmm.Machine
 	slot     *network.Slot

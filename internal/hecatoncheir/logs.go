@@ -181,3 +181,22 @@ func (a *Agent) sweepLogs(now time.Time) error {
 	}
 	return errors.Join(errs...)
 }
+
+// tidyEvery is how often old logs are looked for: more often than they could pile up, seldom enough to cost nothing.
+const tidyEvery = time.Hour
+
+// tidy removes what is kept for a while only.
+func (a *Agent) tidy(ctx context.Context) error {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		if err := a.sweepLogs(time.Now()); err != nil {
+			a.log.Warn("old logs not removed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

@@ -76,10 +76,12 @@ func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
 	if r.Sandbox.Phase == tartarus.Stopping {
 		reason, message = r.Sandbox.Reason, r.Sandbox.Message
 	}
+	if r.Sandbox.Phase == tartarus.Stopping {
+		h.sb.Phase = tartarus.Running // so that it is ended again, by us
+	}
 	if err := a.end(last, h, tartarus.Failed, reason, message); err != nil {
 		// The host refuses to let go of it. It stays held and journalled, and the clock tries again.
-		a.log.Error("sandbox not removed", "sandbox", id, "error", err)
-		_, _ = h.change(func(sb *tartarus.Sandbox) error { sb.Phase = tartarus.Stopping; return nil })
+		a.log.Error("sandbox not removed", "sandbox", id, "tenant", h.spec.Tenant, "error", err)
 	}
 	return nil
 }
@@ -188,4 +190,33 @@ func (a *Agent) ownsSlot(name string) bool {
 		}
 	}
 	return false
+}
+
+// Owned is what a journal says belongs to sandboxes, for looking at a node whose agent does not run.
+type Owned struct{ sandboxes, slots map[string]bool }
+
+// Sandbox reports whether the id is a recorded sandbox's.
+func (o Owned) Sandbox(id string) bool { return o.sandboxes[id] }
+
+// Slot reports whether the network slot is a recorded sandbox's.
+func (o Owned) Slot(name string) bool { return o.slots[name] }
+
+// Recorded reads what is owned from a journal.
+func Recorded(ctx context.Context, j Journal) (Owned, error) {
+	o := Owned{sandboxes: map[string]bool{}, slots: map[string]bool{}}
+	records, err := j.All(ctx)
+	if err != nil {
+		return o, fmt.Errorf("read journal: %w", err)
+	}
+	for id, body := range records {
+		var r record
+		if err := json.Unmarshal(body, &r); err != nil {
+			return o, tartarus.Errorf(tartarus.Corrupt, "decode journal record of sandbox %s: %w", id, err)
+		}
+		o.sandboxes[id] = true
+		if r.Slot != nil {
+			o.slots[r.Slot.Name] = true
+		}
+	}
+	return o, nil
 }
