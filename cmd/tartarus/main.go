@@ -1,0 +1,19 @@
+// Command tartarus runs untrusted code in sandboxes: the server, its node agent and the command line are this one
+// program. It re-executes itself as the sandbox process of the gVisor runtime, which is decided before anything else runs.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/tartarus-sandbox/tartarus/internal/cli"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/gvisor"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	gvisor.Main()
+	os.Exit(cli.Main(context.Background(), version, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}

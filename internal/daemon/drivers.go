@@ -1,0 +1,66 @@
+package daemon
+
+import (
+	"log/slog"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/gvisor"
+)
+
+// startTime bounds one start: a cold start takes 0.1 s alone and 5 s in a burst of fifty on two cores.
+const startTime = 30 * time.Second
+
+// overcommit is how many times the host's memory may be promised: an idle sandbox with a limit of 1 GB uses about 20 MB of it, and the
+// limit of each is held by its control group.
+const overcommit = 16
+
+// Drivers makes the runtimes that a stack with this configuration has, strongest first.
+func Drivers(cfg Config) ([]vmm.Driver, error) {
+	return openDrivers(cfg, cfg.DataDir, slog.New(slog.DiscardHandler))
+}
+
+// openDrivers makes the runtimes of this build, strongest first.
+func openDrivers(cfg Config, state string, log *slog.Logger) ([]vmm.Driver, error) {
+	gv, err := gvisor.New(gvisor.Config{Dir: filepath.Join(state, "gvisor"), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return preferred([]vmm.Driver{gv}, cfg.Runtime)
+}
+
+// preferred moves the configured runtime to the front.
+func preferred(drivers []vmm.Driver, name string) ([]vmm.Driver, error) {
+	if name == "auto" {
+		return drivers, nil
+	}
+	for _, d := range drivers {
+		if d.Name() == name {
+			return []vmm.Driver{d}, nil
+		}
+	}
+	return nil, tartarus.Errorf(tartarus.Invalid, "runtime %q is not one of this build's: %s", name, names(drivers))
+}
+
+func names(drivers []vmm.Driver) (out string) {
+	for _, d := range drivers {
+		out += d.Name() + " "
+	}
+	return out + "or auto"
+}
+
+// startsAtOnce is how many sandboxes are brought up at the same time: a start waits for the kernel about half of its time.
+func startsAtOnce() int { return max(4, 2*runtime.NumCPU()) }
+
+// capacity is what the node promises in all.
+func capacity(l Limits) tartarus.Resources {
+	return tartarus.Resources{
+		VCPU:     l.MaxSandboxes * l.MaxVCPU, // shares, not cores
+		MemoryMB: hostMemoryMB() * overcommit,
+		DiskMB:   int64(l.MaxSandboxes) * l.MaxDiskMB, // sparse
+		PIDs:     int64(l.MaxSandboxes) * l.MaxPIDs,
+	}
+}

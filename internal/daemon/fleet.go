@@ -1,0 +1,22 @@
+package daemon
+
+import (
+	"context"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/olympus"
+)
+
+// localFleet is a fleet of one: the node in this process.
+type localFleet struct {
+	name string
+	node olympus.Node
+}
+
+// Node returns the local node.
+func (f localFleet) Node(_ context.Context, name string) (olympus.Node, error) {
+	if name != f.name {
+		return nil, tartarus.Errorf(tartarus.Unavailable, "node %q is not part of this stack", name)
+	}
+	return f.node, nil
+}
