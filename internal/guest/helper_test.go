@@ -71,7 +71,7 @@ func (a *agent) fakeKernel() system.Kernel {
 const userID = 54321
 
 // start runs an agent until the test ends. option may change its Config.
-func start(t *testing.T, option ...func(*guest.Config)) *agent {
+func start(t testing.TB, option ...func(*guest.Config)) *agent {
 	t.Helper()
 	a := &agent{root: openDir(t), host: true}
 	a.home = filepath.Join(a.root, "home/user")
@@ -131,7 +131,7 @@ func start(t *testing.T, option ...func(*guest.Config)) *agent {
 }
 
 // openDir is a temporary folder that other users may enter, unlike t.TempDir.
-func openDir(t *testing.T) string {
+func openDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "guest-test-")
 	if err == nil {
@@ -144,7 +144,7 @@ func openDir(t *testing.T) string {
 	return dir
 }
 
-func (a *agent) write(t *testing.T, name, text string) string {
+func (a *agent) write(t testing.TB, name, text string) string {
 	t.Helper()
 	path := filepath.Join(a.root, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

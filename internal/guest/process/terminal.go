@@ -26,12 +26,13 @@ func openTerminal(cols, rows uint32, uid, gid uint32) (t *terminal, slave *os.Fi
 	if err != nil {
 		return nil, nil, fmt.Errorf("open /dev/ptmx: %w", err)
 	}
-	t = &terminal{master: os.NewFile(uintptr(fd), "/dev/ptmx")} // non-blocking, so deadlines work
+	master := os.NewFile(uintptr(fd), "/dev/ptmx") // non-blocking, so deadlines work
 	defer func() {
 		if err != nil {
-			t.master.Close()
+			master.Close()
 		}
 	}()
+	t = &terminal{master: master}
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 		return nil, nil, fmt.Errorf("unlock pseudo-terminal: %w", err)
 	}

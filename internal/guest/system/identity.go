@@ -145,17 +145,25 @@ func (g *Guest) Note(name, value string) error {
 // cannot be renamed over.
 func (g *Guest) write(name string, data []byte, mode os.FileMode) error {
 	path := filepath.Join(g.Root, name)
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+	old, err := os.ReadFile(path)
+	if err == nil && bytes.Equal(old, data) {
 		return nil
 	}
-	err := os.WriteFile(path, data, mode)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		err = os.WriteFile(path, data, mode)
 	}
-	return err
+	// Not truncated first: ext4 answers that with a flush to disk, which takes milliseconds.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil && len(old) > len(data) {
+		err = f.Truncate(int64(len(data)))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // The lines of /etc/hosts between these two are ours; the others are the template's.

@@ -1,0 +1,540 @@
+package guest_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	"github.com/tartarus-sandbox/tartarus"
+	filesystempb "github.com/tartarus-sandbox/tartarus/api/gen/filesystem"
+)
+
+// as makes a call in the name of a user.
+func as[T any](user string, msg *T) *connect.Request[T] {
+	req := connect.NewRequest(msg)
+	r := &http.Request{Header: req.Header()}
+	r.SetBasicAuth(user, "")
+	return req
+}
+
+// do sends a request and returns status, header and body.
+func (a *agent) do(t *testing.T, method, path string, body io.Reader, header ...string) (int, http.Header, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, a.url+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	res, err := a.http.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v after %d bytes", method, path, err, len(data))
+	}
+	return res.StatusCode, res.Header, string(data)
+}
+
+// form makes a multipart body with a part for each name and content.
+func form(t *testing.T, parts ...string) (body *bytes.Buffer, contentType string) {
+	t.Helper()
+	body = &bytes.Buffer{}
+	w := multipart.NewWriter(body)
+	for i := 0; i < len(parts); i += 2 {
+		h := textproto.MIMEHeader{"Content-Disposition": {fmt.Sprintf(`form-data; name="file"; filename="%s"`, parts[i])}, "Content-Type": {"application/octet-stream"}}
+		p, err := w.CreatePart(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(p, parts[i+1])
+	}
+	w.Close()
+	return body, w.FormDataContentType()
+}
+
+func q(pairs ...string) string {
+	v := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		v.Set(pairs[i], pairs[i+1])
+	}
+	return "/files?" + v.Encode()
+}
+
+func TestUploadMultipart(t *testing.T) {
+	needRoot(t)
+	a := start(t)
+	body, kind := form(t, "a", "one", "deep/er/b", "two", "~/c", "", a.home+"/d", "four")
+	status, _, answer := a.do(t, "POST", "/files", body, "Content-Type", kind)
+	want := fmt.Sprintf(`[{"path":"%[1]s/a","name":"a","type":"file"},{"path":"%[1]s/deep/er/b","name":"b","type":"file"},{"path":"%[1]s/c","name":"c","type":"file"},{"path":"%[1]s/d","name":"d","type":"file"}]`, a.home)
+	if status != 200 || answer != want {
+		t.Fatalf("%d %s", status, answer)
+	}
+	if read(t, a.home+"/a") != "one" || read(t, a.home+"/deep/er/b") != "two" || read(t, a.home+"/c") != "" {
+		t.Error("contents differ")
+	}
+	for _, path := range []string{"a", "deep", "deep/er", "deep/er/b"} {
+		res, err := a.fs.Stat(t.Context(), connect.NewRequest(&filesystempb.StatRequest{Path: path}))
+		if err != nil || res.Msg.Entry.Owner != "user" || res.Msg.Entry.Group != "user" {
+			t.Errorf("%s: %v, %v", path, res, err)
+		}
+	}
+	// The query's path wins over the part's name.
+	body, kind = form(t, "ignored", "x")
+	if status, _, answer = a.do(t, "POST", q("path", "named"), body, "Content-Type", kind); status != 200 || read(t, a.home+"/named") != "x" {
+		t.Errorf("%d %s", status, answer)
+	}
+	body, kind = form(t, "twice", "1", "./twice", "2")
+	if status, _, answer = a.do(t, "POST", "/files", body, "Content-Type", kind); status != 400 || !strings.Contains(answer, "same path") {
+		t.Errorf("duplicates: %d %s", status, answer)
+	}
+	if read(t, a.home+"/twice") != "1" {
+		t.Error("the first of two is not written")
+	}
+}
+
+func TestUploadOctetStream(t *testing.T) {
+	a := start(t)
+	dir := openDir(t)
+	if status, _, answer := a.do(t, "POST", q("path", dir+"/new/f", "username", "root"), strings.NewReader("plain"), "Content-Type", "application/octet-stream"); status != 200 || read(t, dir+"/new/f") != "plain" {
+		t.Errorf("%d %s", status, answer)
+	}
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	io.WriteString(w, "zipped")
+	w.Close()
+	if status, _, answer := a.do(t, "POST", q("path", dir+"/g", "username", "root"), &z, "Content-Type", "application/octet-stream", "Content-Encoding", "gzip"); status != 200 || read(t, dir+"/g") != "zipped" {
+		t.Errorf("%d %s", status, answer)
+	}
+	// A file that exists keeps its mode, and is cut to the new length.
+	if err := os.Chmod(dir+"/g", 0o751); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, _ := a.do(t, "POST", q("path", dir+"/g", "username", "root"), strings.NewReader("z"), "Content-Type", "application/octet-stream"); status != 200 {
+		t.Errorf("overwrite: %d", status)
+	}
+	if st, err := os.Stat(dir + "/g"); err != nil || st.Mode().Perm() != 0o751 || st.Size() != 1 {
+		t.Errorf("%v %v", st, err)
+	}
+}
+
+func TestUploadRefuses(t *testing.T) {
+	a := start(t)
+	dir := openDir(t)
+	octet := []string{"Content-Type", "application/octet-stream"}
+	file := dir + "/file"
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		path   string
+		body   string
+		header []string
+		status int
+	}{
+		"no path":       {"/files?username=root", "x", octet, 400},
+		"folder":        {q("path", dir, "username", "root"), "x", octet, 400},
+		"below a file":  {q("path", file+"/x", "username", "root"), "x", octet, 400},
+		"zero byte":     {q("path", dir+"/a\x00b", "username", "root"), "x", octet, 400},
+		"long name":     {q("path", dir+"/"+strings.Repeat("x", 300), "username", "root"), "x", octet, 400},
+		"other home":    {q("path", "~nobody/x", "username", "root"), "x", octet, 400},
+		"bad user":      {q("path", dir+"/x", "username", "nobody123"), "x", octet, 401},
+		"no type":       {q("path", dir+"/x", "username", "root"), "x", nil, 400},
+		"json":          {q("path", dir+"/x", "username", "root"), "{}", []string{"Content-Type", "application/json"}, 400},
+		"no boundary":   {q("path", dir+"/x", "username", "root"), "x", []string{"Content-Type", "multipart/form-data"}, 400},
+		"broken form":   {q("path", dir+"/x", "username", "root"), "garbage", []string{"Content-Type", "multipart/form-data; boundary=b"}, 400},
+		"not gzip":      {q("path", dir+"/x", "username", "root"), "plain", append([]string{"Content-Encoding", "gzip"}, octet...), 400},
+		"odd encoding":  {q("path", dir+"/x", "username", "root"), "plain", append([]string{"Content-Encoding", "br"}, octet...), 400},
+		"metadata":      {q("path", dir+"/x", "username", "root"), "x", append([]string{"X-Metadata-K", "tab\there"}, octet...), 400},
+		"long metadata": {q("path", dir+"/x", "username", "root"), "x", append([]string{"X-Metadata-K", strings.Repeat("v", 4096)}, octet...), 400},
+	} {
+		status, _, answer := a.do(t, "POST", c.path, strings.NewReader(c.body), c.header...)
+		var e struct {
+			Code    int
+			Message string
+		}
+		if status != c.status || json.Unmarshal([]byte(answer), &e) != nil || e.Code != status || e.Message == "" {
+			t.Errorf("%s: %d %s", name, status, answer)
+		}
+	}
+	if _, err := os.Stat(dir + "/x"); err == nil {
+		t.Error("a refused upload left a file")
+	}
+}
+
+func TestPermissionsOfTheUser(t *testing.T) {
+	needRoot(t)
+	a := start(t)
+	secret := a.write(t, "secret", "s")
+	if err := os.Chmod(secret, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	closed := filepath.Join(a.root, "closed")
+	if err := os.Mkdir(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	octet := []string{"Content-Type", "application/octet-stream"}
+	if status, _, _ := a.do(t, "GET", q("path", secret), nil); status != 403 {
+		t.Errorf("read: %d", status)
+	}
+	if status, _, _ := a.do(t, "POST", q("path", secret), strings.NewReader("x"), octet...); status != 403 {
+		t.Errorf("overwrite: %d", status)
+	}
+	if status, _, _ := a.do(t, "POST", q("path", closed+"/x"), strings.NewReader("x"), octet...); status != 403 {
+		t.Errorf("make: %d", status)
+	}
+	ctx := t.Context()
+	calls := map[string]error{}
+	_, calls["list"] = a.fs.ListDir(ctx, as("user", &filesystempb.ListDirRequest{Path: closed}))
+	_, calls["stat"] = a.fs.Stat(ctx, as("user", &filesystempb.StatRequest{Path: closed + "/x"}))
+	_, calls["mkdir"] = a.fs.MakeDir(ctx, as("user", &filesystempb.MakeDirRequest{Path: closed + "/y"}))
+	_, calls["remove"] = a.fs.Remove(ctx, as("user", &filesystempb.RemoveRequest{Path: secret}))
+	_, calls["move"] = a.fs.Move(ctx, as("user", &filesystempb.MoveRequest{Source: secret, Destination: a.home + "/stolen"}))
+	_, calls["watch"] = a.fs.CreateWatcher(ctx, as("user", &filesystempb.CreateWatcherRequest{Path: closed}))
+	for name, err := range calls {
+		if connect.CodeOf(err) != connect.CodePermissionDenied {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Root may, and a supplementary group counts.
+	if status, _, body := a.do(t, "GET", q("path", secret, "username", "root"), nil); status != 200 || body != "s" {
+		t.Errorf("root: %d %s", status, body)
+	}
+	if err := os.Chown(closed, 0, 54400); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(closed, 0o770); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, answer := a.do(t, "POST", q("path", closed+"/x"), strings.NewReader("x"), octet...); status != 200 {
+		t.Errorf("by group: %d %s", status, answer)
+	}
+	// The agent is root again, whoever it acted for.
+	if status, _, _ := a.do(t, "GET", q("path", secret, "username", "root"), nil); status != 200 {
+		t.Errorf("root afterwards: %d", status)
+	}
+}
+
+func TestDownload(t *testing.T) {
+	a := start(t)
+	text := strings.Repeat("0123456789", 1000)
+	path := a.write(t, "ten.txt", text)
+	get := func(header ...string) (int, http.Header, string) {
+		return a.do(t, "GET", q("path", path, "username", "root"), nil, header...)
+	}
+	status, h, body := get()
+	if status != 200 || body != text || h.Get("Content-Length") != "10000" || h.Get("Content-Disposition") != "inline; filename=ten.txt" || h.Get("Vary") != "Accept-Encoding" {
+		t.Errorf("%d %v", status, h)
+	}
+	contains(t, h.Get("Content-Type"), "text/plain")
+	tag := h.Get("ETag")
+	if status, h, body = get("Range", "bytes=5-14"); status != 206 || body != "5678901234" || h.Get("Content-Range") != "bytes 5-14/10000" {
+		t.Errorf("range: %d %q %v", status, body, h)
+	}
+	if status, _, _ = get("Range", "bytes=99999-"); status != 416 {
+		t.Errorf("range beyond: %d", status)
+	}
+	if status, _, body = get("If-None-Match", tag); status != 304 || body != "" {
+		t.Errorf("unchanged: %d %q", status, body)
+	}
+	if status, h, body = get("Accept-Encoding", "gzip"); status != 200 || h.Get("Content-Encoding") != "gzip" || len(body) > 1000 {
+		t.Errorf("gzip: %d %v", status, h)
+	}
+	z, err := gzip.NewReader(strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := io.ReadAll(z); err != nil || string(plain) != text {
+		t.Errorf("gzip: %d bytes, %v", len(plain), err)
+	}
+	if status, _, body = get("Accept-Encoding", "gzip", "Range", "bytes=0-0"); status != 206 || body != "0" {
+		t.Errorf("a range is not compressed: %d %q", status, body)
+	}
+	for accept, want := range map[string]int{"br;q=1, identity;q=0": 406, "*;q=0": 406, "gzip;q=x": 400, "br": 200, "identity": 200, "gzip;q=0": 200} {
+		if status, h, _ = get("Accept-Encoding", accept); status != want || h.Get("Content-Encoding") != "" {
+			t.Errorf("%s: %d %v", accept, status, h)
+		}
+	}
+	for path, want := range map[string]int{a.root: 400, a.root + "/none": 404, "/dev/zero": 400, path + "/x": 400} {
+		if status, _, body := a.do(t, "GET", q("path", path, "username", "root"), nil); status != want {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	if status, _, _ := a.do(t, "GET", q("path", path, "username", "nobody123"), nil); status != 401 {
+		t.Errorf("bad user: %d", status)
+	}
+}
+
+func TestDownloadOfFilesWithoutSize(t *testing.T) {
+	a := start(t)
+	status, _, body := a.do(t, "GET", q("path", "/proc/self/status", "username", "root"), nil)
+	if status != 200 || !strings.Contains(body, "Pid:") {
+		t.Errorf("procfs: %d %q", status, body)
+	}
+	// sysfs claims a page and holds less.
+	if status, _, body = a.do(t, "GET", q("path", "/sys/class/net/lo/mtu", "username", "root"), nil); status != 200 || body != "65536\n" {
+		t.Errorf("sysfs: %d %q", status, body)
+	}
+	empty := a.write(t, "empty", "")
+	if status, h, body := a.do(t, "GET", q("path", empty, "username", "root"), nil); status != 200 || body != "" || h.Get("Content-Length") != "0" {
+		t.Errorf("empty: %d %q %v", status, body, h)
+	}
+	if status, h, _ := a.do(t, "HEAD", q("path", "/proc/self/status", "username", "root"), nil); status != 200 {
+		t.Errorf("head: %d %v", status, h)
+	}
+}
+
+func TestMetadata(t *testing.T) {
+	a := start(t)
+	path := a.root + "/meta"
+	octet := []string{"Content-Type", "application/octet-stream"}
+	status, _, answer := a.do(t, "POST", q("path", path, "username", "root"), strings.NewReader("x"), append(octet, "X-Metadata-Some-Key", "v 1", "X-Metadata-Other", "")...)
+	if status == 501 {
+		t.Skip("this file system has no user extended attributes")
+	}
+	contains(t, answer, `"metadata":{"other":"","some-key":"v 1"}`)
+	stat := func() map[string]string {
+		res, err := a.fs.Stat(t.Context(), as("root", &filesystempb.StatRequest{Path: path}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.Msg.Entry.Metadata
+	}
+	if m := stat(); len(m) != 2 || m["some-key"] != "v 1" {
+		t.Errorf("%v", m)
+	}
+	// Overwriting replaces all of it.
+	a.do(t, "POST", q("path", path, "username", "root"), strings.NewReader("x"), append(octet, "X-Metadata-New", "n")...)
+	if m := stat(); len(m) != 1 || m["new"] != "n" {
+		t.Errorf("%v", m)
+	}
+}
+
+func TestCompose(t *testing.T) {
+	a := start(t)
+	dir := openDir(t)
+	for i, part := range []string{"one ", "two ", "three"} {
+		if err := os.WriteFile(fmt.Sprintf("%s/p%d", dir, i), []byte(part), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	compose := func(body string) (int, string) {
+		status, _, answer := a.do(t, "POST", "/files/compose", strings.NewReader(strings.ReplaceAll(body, "$", dir)), "Content-Type", "application/json")
+		return status, answer
+	}
+	for body, want := range map[string]int{
+		`{`: 400, `{}`: 400, `{"source_paths":["$/p0"]}`: 400, `{"source_paths":[],"destination":"$/all"}`: 400,
+		`{"source_paths":["$/p0","$/none"],"destination":"$/all","username":"root"}`:    404,
+		`{"source_paths":["$/p0","$"],"destination":"$/all","username":"root"}`:         400,
+		`{"source_paths":["$/p0","$/all"],"destination":"$/all","username":"root"}`:     400,
+		`{"source_paths":["$/p0"],"destination":"$","username":"root"}`:                 400,
+		`{"source_paths":["$/p0"],"destination":"$/all","username":"nobody123"}`:        401,
+		`{"source_paths":["$/p0"],"destination":"$/p1/below/all","username":"root"}`:    400,
+		`{"source_paths":["$/p0"],"destination":"` + "\\u0000" + `","username":"root"}`: 400,
+	} {
+		if status, answer := compose(body); status != want {
+			t.Errorf("%s: %d %s", body, status, answer)
+		}
+	}
+	status, answer := compose(`{"source_paths":["$/p0","$/p1","$/p2"],"destination":"$/sub/all","username":"root"}`)
+	if status != 200 || answer != fmt.Sprintf(`{"path":"%s/sub/all","name":"all","type":"file"}`, dir) || read(t, dir+"/sub/all") != "one two three" {
+		t.Errorf("%d %s", status, answer)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}
+
+func TestFolders(t *testing.T) {
+	a := start(t)
+	dir := openDir(t)
+	ctx := t.Context()
+	made, err := a.fs.MakeDir(ctx, as("root", &filesystempb.MakeDirRequest{Path: dir + "/a/b"}))
+	if err != nil || made.Msg.Entry.Path != dir+"/a/b" || made.Msg.Entry.Type != filesystempb.FileType_FILE_TYPE_DIRECTORY || made.Msg.Entry.Permissions != "drwxr-xr-x" {
+		t.Fatalf("%v %v", made, err)
+	}
+	if _, err = a.fs.MakeDir(ctx, as("root", &filesystempb.MakeDirRequest{Path: dir + "/a"})); connect.CodeOf(err) != connect.CodeAlreadyExists {
+		t.Errorf("again: %v", err)
+	}
+	if err := os.WriteFile(dir+"/a/b/file", []byte("12345"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = a.fs.MakeDir(ctx, as("root", &filesystempb.MakeDirRequest{Path: dir + "/a/b/file"})); connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("over a file: %v", err)
+	}
+	for link, target := range map[string]string{"/to-file": dir + "/a/b/file", "/to-dir": "a", "/nowhere": "/no/such", "/loop": "loop"} {
+		if err := os.Symlink(target, dir+link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(path string, depth uint32) []string {
+		res, err := a.fs.ListDir(ctx, as("root", &filesystempb.ListDirRequest{Path: path, Depth: depth}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, e := range res.Msg.Entries {
+			names = append(names, strings.TrimPrefix(e.Path, dir))
+		}
+		return names
+	}
+	if got := list(dir, 0); !slices.Equal(got, []string{"/a", "/loop", "/nowhere", "/to-dir", "/to-file"}) {
+		t.Errorf("depth 0: %v", got)
+	}
+	if got := list(dir, 3); !slices.Equal(got, []string{"/a", "/a/b", "/a/b/file", "/loop", "/nowhere", "/to-dir", "/to-file"}) {
+		t.Errorf("depth 3: %v", got)
+	}
+	if got := list(dir+"/to-dir", 1); !slices.Equal(got, []string{"/to-dir/b"}) {
+		t.Errorf("through a link: %v", got)
+	}
+	entry := func(path string) *filesystempb.EntryInfo {
+		res, err := a.fs.Stat(ctx, as("root", &filesystempb.StatRequest{Path: dir + path}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.Msg.Entry
+	}
+	if e := entry("/a/b/file"); e.Type != filesystempb.FileType_FILE_TYPE_FILE || e.Size != 5 || e.Mode != 0o640 || e.Permissions != "-rw-r-----" || e.Owner != "root" || e.SymlinkTarget != nil || e.IsSymlink {
+		t.Errorf("%v", e)
+	}
+	if e := entry("/to-file"); e.Type != filesystempb.FileType_FILE_TYPE_FILE || !e.IsSymlink || e.GetSymlinkTarget() != dir+"/a/b/file" || e.Mode != 0o640 {
+		t.Errorf("%v", e)
+	}
+	if e := entry("/nowhere"); e.Type != filesystempb.FileType_FILE_TYPE_SYMLINK || !e.IsSymlink || e.GetSymlinkTarget() != "/no/such" {
+		t.Errorf("%v", e)
+	}
+	for path, code := range map[string]connect.Code{"/none": connect.CodeNotFound, "/a/b/file": connect.CodeInvalidArgument, "/loop": connect.CodeInvalidArgument} {
+		if _, err := a.fs.ListDir(ctx, as("root", &filesystempb.ListDirRequest{Path: dir + path})); connect.CodeOf(err) != code {
+			t.Errorf("list %s: %v", path, err)
+		}
+	}
+	if _, err := a.fs.Stat(ctx, as("root", &filesystempb.StatRequest{Path: dir + "/none"})); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("stat: %v", err)
+	}
+}
+
+func TestMoveAndRemove(t *testing.T) {
+	a := start(t)
+	dir := openDir(t)
+	ctx := t.Context()
+	a.do(t, "POST", q("path", dir+"/from/f", "username", "root"), strings.NewReader("x"), "Content-Type", "application/octet-stream")
+	res, err := a.fs.Move(ctx, as("root", &filesystempb.MoveRequest{Source: dir + "/from", Destination: dir + "/deep/to"}))
+	if err != nil || res.Msg.Entry.Path != dir+"/deep/to" || read(t, dir+"/deep/to/f") != "x" {
+		t.Errorf("%v %v", res, err)
+	}
+	if _, err := a.fs.Move(ctx, as("root", &filesystempb.MoveRequest{Source: dir + "/from", Destination: dir + "/x"})); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("gone: %v", err)
+	}
+	if _, err := a.fs.Move(ctx, as("root", &filesystempb.MoveRequest{Source: dir + "/deep", Destination: dir + "/deep/in/itself"})); connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("into itself: %v", err)
+	}
+	for range 2 { // what is gone is removed
+		if _, err := a.fs.Remove(ctx, as("root", &filesystempb.RemoveRequest{Path: dir + "/deep"})); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	}
+	if _, err := os.Stat(dir + "/deep"); err == nil {
+		t.Error("not removed")
+	}
+	if _, err := a.fs.Remove(ctx, as("root", &filesystempb.RemoveRequest{Path: "/"})); connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("root folder: %v", err)
+	}
+}
+
+// /dev/shm is another file system than the temporary folder, as /tmp is in some sandboxes.
+func TestMoveAcrossFileSystems(t *testing.T) {
+	needRoot(t)
+	a := start(t)
+	shm, err := os.MkdirTemp("/dev/shm", "guest-test-")
+	if err != nil {
+		t.Skipf("needs a writable /dev/shm: %v", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(shm) })
+	dir := openDir(t)
+	src := dir + "/src"
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(src+"/sub", 0o750))
+	must(os.WriteFile(src+"/sub/f", []byte("content"), 0o600))
+	must(os.Chown(src+"/sub/f", userID, 54400))
+	must(os.Chmod(src+"/sub/f", 0o4711))
+	must(os.Symlink("sub/f", src+"/link"))
+	before, err := os.Stat(src + "/sub/f")
+	must(err)
+	if _, err := a.fs.Move(t.Context(), as("root", &filesystempb.MoveRequest{Source: src, Destination: shm + "/dst"})); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(shm + "/dst/link")
+	must(err)
+	if read(t, shm+"/dst/sub/f") != "content" || after.Mode() != before.Mode() || !after.ModTime().Equal(before.ModTime()) {
+		t.Errorf("%v %v, before %v %v", after.Mode(), after.ModTime(), before.Mode(), before.ModTime())
+	}
+	res, err := a.fs.Stat(t.Context(), as("root", &filesystempb.StatRequest{Path: shm + "/dst/sub/f"}))
+	if err != nil || res.Msg.Entry.Owner != "user" || res.Msg.Entry.Group != "team" {
+		t.Errorf("%v %v", res, err)
+	}
+	if _, err := os.Lstat(src); err == nil {
+		t.Error("the source is still there")
+	}
+	left, err := os.ReadDir(shm)
+	if err != nil || len(left) != 1 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}
+
+func TestGuestclientFiles(t *testing.T) {
+	a := start(t)
+	ctx, dir := t.Context(), openDir(t)
+	big := strings.Repeat("x", 3<<20)
+	if err := a.client.Write(ctx, "root", dir+"/sub/big", strings.NewReader(big)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := a.client.Read(ctx, "root", dir+"/sub/big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if data, err := io.ReadAll(r); err != nil || string(data) != big {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+	if err := a.client.Move(ctx, "root", dir+"/sub/big", dir+"/sub/moved"); err != nil {
+		t.Error(err)
+	}
+	list, err := a.client.List(ctx, "root", dir, 2)
+	if err != nil || len(list) != 2 || !list[0].Mode.IsDir() || list[1].Name != "moved" || list[1].Size != 3<<20 || !list[1].Mode.IsRegular() {
+		t.Errorf("%+v %v", list, err)
+	}
+	if err := a.client.MakeDir(ctx, "root", dir+"/sub"); !tartarus.Is(err, tartarus.Conflict) {
+		t.Errorf("%v", err)
+	}
+	if err := a.client.Remove(ctx, "root", dir+"/sub"); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.client.Stat(ctx, "root", dir+"/sub"); !tartarus.Is(err, tartarus.NotFound) {
+		t.Errorf("%v", err)
+	}
+	if _, err := a.client.Read(ctx, "root", dir+"/sub"); !tartarus.Is(err, tartarus.NotFound) {
+		t.Errorf("%v", err)
+	}
+}
