@@ -69,6 +69,7 @@ type committer struct {
 
 	line    *line
 	journal journalRows
+	recent  recent
 }
 
 // write hands a change to the committer and waits until it is durable. When ctx ends first the change may or may not happen.
@@ -220,6 +221,7 @@ func (w *committer) attempt(ops []*op) error {
 
 // load fills the memory from the file.
 func (w *committer) load() error {
+	w.recent = recent{}
 	if err := w.line.load(w.conn); err != nil {
 		return fmt.Errorf("load queue: %w", err)
 	}

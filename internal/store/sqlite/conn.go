@@ -21,6 +21,7 @@ type conn struct {
 	c     driver.Conn
 	stmts map[string]statement
 	args  []driver.Value
+	last  int64 // the row that exec inserted last
 }
 
 // statement is what the driver's statements can do without a context, which would cost a goroutine per call.
@@ -112,6 +113,9 @@ func (c *conn) exec(q string, args ...any) (int64, error) {
 	}
 	res, err := s.Exec(c.bind(args))
 	if err != nil {
+		return 0, storeError(err)
+	}
+	if c.last, err = res.LastInsertId(); err != nil {
 		return 0, storeError(err)
 	}
 	n, err := res.RowsAffected()

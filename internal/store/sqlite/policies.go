@@ -64,10 +64,9 @@ func (p *Policies) add(ctx context.Context, d themis.Document, expect int64) (th
 			d.Name, d.Version, d.Author, d.CreatedAt, d.Removed, d.Body); err != nil {
 			return fmt.Errorf("store policy %s: %w", d.Name, err)
 		}
-		n, err := t.conn.number("SELECT last_insert_rowid()")
+		n := t.conn.last
 		t.after = append(t.after, func() { p.db.policy.n.Store(n) })
-		t.broken = err
-		return err
+		return nil
 	})
 	if err != nil {
 		return themis.Document{}, err

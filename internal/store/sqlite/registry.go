@@ -82,48 +82,78 @@ func (t *txn) insertSandbox(f filed, revision int64, body []byte) error {
 	if n == 0 {
 		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is there already", f.id)
 	}
+	t.recent.keep(filedRow{t.conn.last, revision, f})
 	return t.label(f)
 }
 
 // updateSandbox leaves the indices alone unless something changed that they hold: keeping them is most of the cost.
 func (t *txn) updateSandbox(f filed, revision int64, body []byte) error {
-	n, old, at, err := t.filedSandbox(f.id)
+	old, err := t.filedSandbox(f.id)
 	if err != nil {
 		return err
 	}
-	if at != revision-1 {
-		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is at revision %d, not %d", f.id, at, revision-1)
+	if old.revision != revision-1 {
+		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is at revision %d, not %d", f.id, old.revision, revision-1)
 	}
-	if f == old {
-		_, err = t.exec("UPDATE sandboxes SET revision = ?, body = ? WHERE n = ?", revision, body, n)
+	if f == old.filed {
+		_, err = t.exec("UPDATE sandboxes SET revision = ?, body = ? WHERE n = ?", revision, body, old.n)
+	} else {
+		err = t.moveSandbox(old, f, revision, body)
+	}
+	if err != nil {
 		return err
 	}
-	if err = t.unlabel(old); err != nil {
+	t.recent.keep(filedRow{old.n, revision, f})
+	return nil
+}
+
+func (t *txn) moveSandbox(old filedRow, f filed, revision int64, body []byte) error {
+	if err := t.unlabel(old.filed); err != nil {
 		return err
 	}
 	args := append([]any{revision, body}, f.columns()...)
-	if _, err = t.exec(`UPDATE sandboxes SET revision = ?, body = ?, id = ?, tenant = ?, phase = ?, node = ?, template_id = ?, template = ?,
-		sort = ?, ended = ?, labels = ? WHERE n = ?`, append(args, n)...); err != nil {
+	if _, err := t.exec(`UPDATE sandboxes SET revision = ?, body = ?, id = ?, tenant = ?, phase = ?, node = ?, template_id = ?, template = ?,
+		sort = ?, ended = ?, labels = ? WHERE n = ?`, append(args, old.n)...); err != nil {
 		return err
 	}
 	return t.label(f)
 }
 
-// filedSandbox finds a sandbox's row and revision, which is 0 when there is none.
-func (t *txn) filedSandbox(id string) (n int64, f filed, revision int64, err error) {
+// filedRow is where a sandbox is filed, and its revision, which is 0 when it is not.
+type filedRow struct {
+	n, revision int64
+	filed
+}
+
+// recent remembers where sandboxes were filed that changed lately: most change several times within seconds. It
+// belongs to the committer, who is the only one to change them.
+type recent struct{ rows map[string]filedRow }
+
+func (r *recent) keep(row filedRow) {
+	const most = 8192 // about 2 MB
+	if len(r.rows) >= most || r.rows == nil {
+		r.rows = make(map[string]filedRow, most)
+	}
+	r.rows[row.id] = row
+}
+
+// filedSandbox finds a sandbox's row.
+func (t *txn) filedSandbox(id string) (filedRow, error) {
 	if t.broken != nil {
-		return 0, f, 0, t.broken
+		return filedRow{}, t.broken
+	}
+	if r, ok := t.recent.rows[id]; ok {
+		return r, nil
 	}
 	row, found, err := t.conn.one("SELECT n, revision, "+filedColumns+" FROM sandboxes WHERE id = ?", id)
 	if err != nil || !found {
 		t.broken = err
-		return 0, f, 0, err
+		return filedRow{}, err
 	}
-	f = filed{
+	return filedRow{num(row[0]), num(row[1]), filed{
 		id: str(row[2]), tenant: str(row[3]), phase: str(row[4]), node: str(row[5]), templateID: str(row[6]), template: str(row[7]),
 		sort: num(row[8]), ended: num(row[9]), labels: str(row[10]),
-	}
-	return num(row[0]), f, num(row[1]), nil
+	}}, nil
 }
 
 func (t *txn) label(f filed) error {
@@ -180,14 +210,15 @@ func decodeSandbox(body []byte) (sb tartarus.Sandbox, err error) {
 // RemoveSandbox implements hades.Registry.
 func (r *Registry) RemoveSandbox(ctx context.Context, id string) error {
 	err := r.db.write(ctx, func(t *txn) error {
-		n, old, revision, err := t.filedSandbox(id)
-		if err != nil || revision == 0 {
+		old, err := t.filedSandbox(id)
+		if err != nil || old.revision == 0 {
 			return err
 		}
-		if err = t.unlabel(old); err != nil {
+		if err = t.unlabel(old.filed); err != nil {
 			return err
 		}
-		_, err = t.exec("DELETE FROM sandboxes WHERE n = ?", n)
+		delete(t.recent.rows, id)
+		_, err = t.exec("DELETE FROM sandboxes WHERE n = ?", old.n)
 		return err
 	})
 	if err != nil {

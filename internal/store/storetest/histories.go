@@ -86,7 +86,7 @@ func (r *recorder) record(client int, c call, run func() (answer, error)) outcom
 		a.outcome = conflict
 	case tartarus.Is(err, tartarus.NotFound):
 		a.outcome = absent
-	case r.faulty && (tartarus.Is(err, tartarus.Unavailable) || isContext(err)):
+	case isContext(err) || r.faulty && tartarus.Is(err, tartarus.Unavailable):
 		a.outcome = unknown
 	default:
 		r.t.Errorf("%s: %v", c, err)
