@@ -166,7 +166,7 @@ func TestCreateDeadline(t *testing.T) {
 	r, begun, release := slow(t, func(c *olympus.Config) { c.CreateTime = 50 * time.Millisecond })
 	r.call("developer", "POST", "/v2/sandboxes", `{"templateID":"base"}`).want(503, "in time")
 	id := <-begun
-	if d := decode[api.SandboxDetail](r.call("developer", "GET", "/sandboxes/"+id+"?ended=true", "")); d.Phase != "failed" || d.Reason != "start" {
+	if d := decode[api.SandboxDetail](r.call("developer", "GET", "/sandboxes/"+id+"?ended=true", "").want(200)); d.Phase != "failed" || d.Reason != "start" {
 		t.Errorf("the registry says %+v", d)
 	}
 	release()
@@ -210,6 +210,7 @@ func TestKillQueued(t *testing.T) {
 	done := make(chan answer, 1)
 	go func() { done <- r.call("developer", "POST", "/v2/sandboxes", `{"templateID":"base"}`) }()
 	id := <-begun
+	eventually(t, "it is entered", func() bool { return r.call("developer", "GET", "/sandboxes/"+id, "").status == 200 })
 	d := r.detail(id)
 	if d.State != "queued" || d.Phase != "queued" {
 		t.Errorf("got %+v", d)

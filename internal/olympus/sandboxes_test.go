@@ -273,7 +273,7 @@ func TestJanitor(t *testing.T) {
 	r := newRig(t, nil)
 	reg, now := r.DB.Registry(), time.Now()
 	put := func(sb tartarus.Sandbox) {
-		sb.Tenant, sb.CreatedAt = "default", now.Add(-time.Hour)
+		sb.Tenant, sb.CreatedAt = "default", now.Add(-26*time.Hour)
 		if _, err := reg.PutSandbox(t.Context(), sb); err != nil {
 			t.Fatal(err)
 		}
