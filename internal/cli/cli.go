@@ -10,9 +10,13 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/tartarus-sandbox/tartarus/client"
+	"github.com/tartarus-sandbox/tartarus/internal/daemon"
 )
 
 // Exit codes that are not a sandboxed command's own, as shells and container tools use them.
@@ -35,7 +39,9 @@ type Env struct {
 	lookup  func(string) (string, bool) // environment variables
 	global  global
 	signals *signals
-	stack   func(StackConfig) (Stack, error)
+	// What tests replace.
+	stack func(c daemon.Config, version string) (Stack, error)
+	guest func(*client.Guest) guest
 }
 
 // global holds the flags that every command has.
@@ -49,7 +55,7 @@ var Extra []func(*Env) *cobra.Command
 // Main runs one command line and returns the exit code of the process. It takes care of signals itself: ctx
 // need not end by them.
 func Main(ctx context.Context, version string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	e := &Env{Stdin: stdin, Stdout: stdout, Stderr: stderr, Version: version, lookup: os.LookupEnv, stack: newStack}
+	e := &Env{Stdin: stdin, Stdout: stdout, Stderr: stderr, Version: version, lookup: os.LookupEnv, stack: newStack, guest: newGuest}
 	return e.main(ctx, args)
 }
 
@@ -74,6 +80,9 @@ func (e *Env) finish(err error) int {
 	if err == nil {
 		return 0
 	}
+	if errors.Is(err, syscall.EPIPE) {
+		return exitSignal + int(syscall.SIGPIPE) // whoever read our output has gone; there is nobody to tell
+	}
 	code := exitOurs
 	if ee, ok := errors.AsType[*exitError](err); ok {
 		code = ee.code
@@ -81,7 +90,7 @@ func (e *Env) finish(err error) int {
 			return code
 		}
 	}
-	fmt.Fprintf(e.Stderr, "tartarus: %s\n", oneLine(err.Error()))
+	fmt.Fprintf(e.Stderr, "tartarus: %s\n", oneLine(advise(err).Error()))
 	return code
 }
 
@@ -157,7 +166,8 @@ func (e *Env) root() *cobra.Command {
 
 // commands in the order in which help shows them.
 var commands = []func(*Env) *cobra.Command{
-	configCommand, doctorCommand, versionCommand,
+	runCommand, upCommand, createCommand, execCommand, cpCommand, psCommand, inspectCommand, logsCommand, metricsCommand, urlCommand, timeoutCommand, killCommand,
+	templateCommand, doctorCommand, configCommand, versionCommand,
 }
 
 // isTerminal reports whether a stream is a terminal, and its descriptor.

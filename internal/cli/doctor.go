@@ -14,12 +14,6 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 )
 
-// machine is what the doctor needs of this process's own runtimes.
-type machine struct {
-	drivers func(daemon.Config) ([]vmm.Driver, error)
-	leaks   func(ctx context.Context, c daemon.Config, remove bool) ([]vmm.Leftover, error)
-}
-
 func doctorCommand(e *Env) *cobra.Command {
 	var leaks, fix bool
 	cmd := &cobra.Command{
@@ -50,7 +44,7 @@ when there is nothing.`,
 }
 
 func (e *Env) examine(ctx context.Context, c daemon.Config) error {
-	drivers, err := local.drivers(c)
+	drivers, err := daemon.Drivers(c)
 	if err != nil {
 		return err
 	}
@@ -113,7 +107,7 @@ type leaksDocument struct {
 }
 
 func (e *Env) leaks(ctx context.Context, c daemon.Config, remove bool) error {
-	found, err := local.leaks(ctx, c, remove)
+	found, err := daemon.Leaks(ctx, c, remove)
 	if err != nil {
 		return err
 	}

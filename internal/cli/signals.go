@@ -12,6 +12,7 @@ import (
 // when nobody did.
 type signals struct {
 	incoming chan os.Signal
+	pipe     chan os.Signal // never read
 	done     chan struct{}
 	stopped  chan struct{}
 
@@ -25,8 +26,10 @@ type interrupted struct{ signal syscall.Signal }
 func (i interrupted) Error() string { return "stopped by signal: " + i.signal.String() }
 
 func watchSignals(cancel context.CancelCauseFunc) *signals {
-	s := &signals{incoming: make(chan os.Signal, 8), done: make(chan struct{}), stopped: make(chan struct{})}
+	s := &signals{incoming: make(chan os.Signal, 8), pipe: make(chan os.Signal, 1), done: make(chan struct{}), stopped: make(chan struct{})}
 	signal.Notify(s.incoming, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	// Without a receiver a write to a closed stdout would end the process before it has cleaned up.
+	signal.Notify(s.pipe, syscall.SIGPIPE)
 	go func() {
 		defer close(s.stopped)
 		for {
@@ -70,6 +73,7 @@ func (s *signals) take() (taken <-chan os.Signal, release func()) {
 
 func (s *signals) stop() {
 	signal.Stop(s.incoming)
+	signal.Stop(s.pipe)
 	close(s.done)
 	<-s.stopped
 }

@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/client"
+)
+
+// wanted are the flags that describe a sandbox to make.
+type wanted struct {
+	template, memory, disk, runtime, tier string
+	cpus                                  int64
+	timeout                               time.Duration
+	env, metadata, allow, deny            []string
+	noNetwork, quiet                      bool
+}
+
+func (w *wanted) add(f *pflag.FlagSet) {
+	f.StringVar(&w.template, "template", "", "template (default base when built, else tiny)")
+	f.Int64Var(&w.cpus, "cpus", 0, "virtual processors")
+	f.StringVar(&w.memory, "memory", "", "memory, such as 512M or 2G; a plain number is MiB")
+	f.StringVar(&w.disk, "disk", "", "disk, such as 10G; a plain number is MiB")
+	f.StringVar(&w.runtime, "runtime", "", "runtime; refused where it is not usable")
+	f.StringVar(&w.tier, "tier", "", "weakest isolation that will do: user-kernel, emulated-vm or hardware-vm")
+	f.StringArrayVarP(&w.env, "env", "e", nil, "environment variable NAME=VALUE, or NAME to pass on this one's (repeatable)")
+	f.StringArrayVar(&w.metadata, "metadata", nil, "metadata NAME=VALUE (repeatable)")
+	f.BoolVar(&w.noNetwork, "no-network", false, "nothing may leave the sandbox")
+	f.StringSliceVar(&w.allow, "allow", nil, "address, CIDR or domain that may be reached; everything else may not, unless --deny says what (repeatable)")
+	f.StringSliceVar(&w.deny, "deny", nil, "address or CIDR that may not be reached (repeatable)")
+	f.BoolVarP(&w.quiet, "quiet", "q", false, "no notes on stderr")
+}
+
+// request turns the flags into the body of a create. A create without a template leaves it to the server.
+func (w *wanted) request(lookup func(string) (string, bool)) (api.NewSandbox, error) {
+	in := api.NewSandbox{TemplateID: w.template, Runtime: w.runtime, Tier: w.tier}
+	var err error
+	if in.Metadata, err = parsePairs(w.metadata); err != nil {
+		return in, fmt.Errorf("--metadata: %w", err)
+	}
+	if in.EnvVars, err = environment(w.env, lookup); err != nil {
+		return in, err
+	}
+	if w.cpus < 0 {
+		return in, fmt.Errorf("--cpus %d: must be at least 1", w.cpus)
+	}
+	if w.cpus > 0 {
+		in.CPUCount = &w.cpus
+	}
+	if in.MemoryMB, err = megabytes("memory", w.memory); err != nil {
+		return in, err
+	}
+	if in.DiskSizeMB, err = megabytes("disk", w.disk); err != nil {
+		return in, err
+	}
+	if w.timeout < 0 {
+		return in, fmt.Errorf("--timeout %s: must not be negative", w.timeout)
+	}
+	if w.timeout > 0 {
+		in.Timeout = seconds(w.timeout)
+	}
+	if w.noNetwork {
+		if len(w.allow)+len(w.deny) > 0 {
+			return in, errors.New("--no-network leaves nothing for --allow and --deny to say")
+		}
+		off := false
+		in.AllowInternetAccess = &off
+	}
+	if len(w.allow)+len(w.deny) > 0 {
+		in.Network = &api.NetworkConfig{AllowOut: w.allow, DenyOut: w.deny}
+		if len(w.deny) == 0 {
+			in.Network.DenyOut = []string{"0.0.0.0/0"}
+		}
+	}
+	return in, nil
+}
+
+// environment reads NAME=VALUE, and NAME alone as what this process has.
+func environment(vars []string, lookup func(string) (string, bool)) (map[string]string, error) {
+	out := map[string]string{}
+	for _, v := range vars {
+		name, value, ok := strings.Cut(v, "=")
+		if !ok {
+			value, ok = lookup(name)
+			if !ok {
+				continue // as container tools do: what is not set here is not set there
+			}
+		}
+		if name == "" || strings.ContainsRune(v, 0) {
+			return nil, fmt.Errorf("--env %q: not NAME=VALUE", v)
+		}
+		out[name] = value
+	}
+	return out, nil
+}
+
+// megabytes reads a size in MiB; units are powers of 1024.
+func megabytes(flag, text string) (*int64, error) {
+	if text == "" {
+		return nil, nil
+	}
+	number := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(text), "B"), "I")
+	factor := 1.0
+	if n := len(number); n > 0 {
+		if f, ok := map[byte]float64{'K': 1.0 / 1024, 'M': 1, 'G': 1024, 'T': 1024 * 1024}[number[n-1]]; ok {
+			factor, number = f, number[:n-1]
+		}
+	}
+	f, err := strconv.ParseFloat(number, 64)
+	mb := math.Ceil(f * factor)
+	if err != nil || !(mb >= 1 && mb <= 1<<30) {
+		return nil, fmt.Errorf("--%s %q: not a size such as 512M or 2G", flag, text)
+	}
+	out := int64(mb)
+	return &out, nil
+}
+
+// seconds rounds up: half a second must not become none.
+func seconds(d time.Duration) *int64 {
+	s := int64((d + time.Second - 1) / time.Second)
+	return &s
+}
+
+// noteTemplate says so when a create that named no template got another one than people expect.
+func (e *Env) noteTemplate(w *wanted, sb *api.Sandbox) {
+	if w.template == "" && !w.quiet && sb.Alias == "tiny" {
+		e.note("template base is not built, using tiny (a shell and small tools); `tartarus template build base` builds it")
+	}
+}
+
+func createCommand(e *Env) *cobra.Command {
+	var w wanted
+	cmd := &cobra.Command{
+		Use:   "create",
+		Short: "Make a sandbox and print its id",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			in, err := w.request(e.lookup)
+			if err != nil {
+				return err
+			}
+			cl, _, err := e.connect()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			sb, err := cl.Create(cmd.Context(), in, client.CreateOptions{IdempotencyKey: tartarus.NewID()})
+			if err != nil {
+				return unknownTemplate(err, in.TemplateID)
+			}
+			e.noteTemplate(&w, sb)
+			if e.JSON {
+				sb.EnvdAccessToken, sb.TrafficAccessToken = "", ""
+				return e.printJSON(sb)
+			}
+			_, err = fmt.Fprintln(e.Stdout, sb.SandboxID)
+			return err
+		},
+	}
+	w.add(cmd.Flags())
+	cmd.Flags().DurationVar(&w.timeout, "timeout", 0, "end it after this time (default the server's, 5m)")
+	return cmd
+}
