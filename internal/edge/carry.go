@@ -1,0 +1,159 @@
+package edge
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+)
+
+// carry takes a request to its sandbox.
+func (e *Edge) carry(w http.ResponseWriter, r *http.Request, t target) {
+	now := time.Now()
+	sb, err := e.running(r.Context(), t.id, now)
+	if err != nil {
+		refuse(w, r, refusalOf(err, t))
+		return
+	}
+	if t.port == tartarus.AgentPort {
+		if internal(r.URL.Path) {
+			refuse(w, r, refusal{status: http.StatusNotFound, message: "there is nothing at this path", target: t})
+			return
+		}
+	} else if !sb.Network.PublicTraffic && !sameToken(r.Header.Get(headerTraffic), sb.Secrets.TrafficToken) {
+		refuse(w, r, refusal{status: http.StatusForbidden, message: "The sandbox takes traffic with its traffic access token only", target: t})
+		return
+	}
+	l := lane{port: t.port, how: speechFor(r, sb, t.port), mask: sb.Network.MaskRequestHost}
+	if t.port == tartarus.AgentPort {
+		l.mask = "" // a name for the guest's own programs
+	}
+	if r.ProtoMajor == 1 && streams(r) {
+		// The guest may answer while the client still sends.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
+	e.ups.to(sb).carrier(l, now).proxy.ServeHTTP(w, r)
+}
+
+// running finds a sandbox that takes traffic, and wakes it if it sleeps and may be woken by traffic.
+func (e *Edge) running(ctx context.Context, id string, now time.Time) (tartarus.Sandbox, error) {
+	sb, err := e.ways.find(ctx, id, now)
+	switch {
+	case err != nil, open(sb):
+		return sb, err
+	case sb.Phase == tartarus.Paused && sb.Lifecycle.AutoResume && e.cfg.Wake != nil:
+		if sb, err = e.cfg.Wake(ctx, sb); err == nil {
+			e.ways.put(sb, time.Now())
+		}
+		return sb, err
+	case sb.Phase == tartarus.Quarantined:
+		return sb, tartarus.Errorf(tartarus.Unavailable, "The sandbox is quarantined")
+	}
+	return sb, errGone
+}
+
+// internals are routes of the guest agent that only its host may use.
+var internals = []string{"init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"}
+
+// internal reports whether the agent might take a path for one of its internal routes, however it is written.
+func internal(p string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path.Clean("/"+p), "/"), "/")
+	return slices.Contains(internals, strings.ToLower(first))
+}
+
+func sameToken(got, want string) bool {
+	return want != "" && subtle.ConstantTimeCompare([]byte(got), []byte(want)) == 1
+}
+
+// speechFor chooses how to speak to a port.
+func speechFor(r *http.Request, sb tartarus.Sandbox, port int) speech {
+	switch {
+	case slices.Contains(sb.Network.HTTPSPorts, port):
+		return overTLS
+	case r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
+		return prior
+	}
+	return plain
+}
+
+// streams reports whether both sides of a request may speak at once.
+func streams(r *http.Request) bool {
+	kind := r.Header.Get("Content-Type")
+	return strings.HasPrefix(kind, "application/connect+") || strings.HasPrefix(kind, "application/grpc")
+}
+
+// carrier is the proxy of one lane.
+type carrier struct {
+	up    *upstream
+	lane  lane
+	host  string // in the URL towards the guest: names the port to dial
+	mask  string // the Host the guest sees, or empty for the client's own
+	proxy httputil.ReverseProxy
+}
+
+func newCarrier(u *upstream, l lane) *carrier {
+	number := strconv.Itoa(l.port)
+	c := &carrier{up: u, lane: l, host: u.sb.ID + ":" + number, mask: strings.ReplaceAll(l.mask, "${PORT}", number)}
+	c.proxy = httputil.ReverseProxy{
+		Rewrite:       c.rewrite,
+		Transport:     u.transports[l.how],
+		FlushInterval: -1, // whatever the guest writes is seen at once
+		BufferPool:    &buffers,
+		ErrorHandler:  c.failed,
+		ErrorLog:      slog.NewLogLogger(u.edge.log.Handler(), slog.LevelDebug),
+	}
+	return c
+}
+
+// rewrite makes the request towards the guest.
+func (c *carrier) rewrite(p *httputil.ProxyRequest) {
+	p.Out.URL.Scheme, p.Out.URL.Host = "http", c.host
+	if c.lane.how == overTLS {
+		p.Out.URL.Scheme = "https"
+	}
+	if c.mask != "" {
+		p.Out.Host = c.mask
+	}
+	p.SetXForwarded()
+	// Secrets of the control plane and of the edge are not for what runs in a sandbox.
+	p.Out.Header.Del(headerTraffic)
+	if strings.HasPrefix(p.Out.Header.Get(headerKey), "e2b_") {
+		p.Out.Header.Del(headerKey)
+	}
+}
+
+// failed answers a request that did not get an answer from the guest.
+func (c *carrier) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // the client is gone
+	}
+	t := target{c.up.sb.ID, c.lane.port}
+	var known *tartarus.Error
+	switch {
+	case c.up.gone():
+		err = errGone
+	case errors.As(err, &known) && known.Kind == tartarus.GuestGone:
+		// Its node knows first. Whoever asks next must not be told what was true before.
+		c.up.edge.ways.drop(t.id)
+		c.up.edge.ups.end(t.id)
+	}
+	refuse(w, r, refusalOf(err, t))
+}
+
+// buffers are for copying bodies. 64 KiB: the size at which a loopback copy stops getting faster.
+var buffers = pool{sync.Pool{New: func() any { return new([64 << 10]byte) }}}
+
+type pool struct{ sync.Pool }
+
+func (p *pool) Get() []byte  { return p.Pool.Get().(*[64 << 10]byte)[:] }
+func (p *pool) Put(b []byte) { p.Pool.Put((*[64 << 10]byte)(b)) }
