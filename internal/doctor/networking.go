@@ -44,7 +44,7 @@ func checkNetNS(context.Context, *Config) Check {
 			return fmt.Errorf("open netlink: %w", err)
 		}
 		defer h.Close()
-		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "ttdoctor0"}, PeerName: "ttdoctor1"}
+		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "tartdoctor0"}, PeerName: "tartdoctor1"}
 		if err := h.LinkAdd(pair); err != nil {
 			return fmt.Errorf("create a pair of virtual devices: %w", err)
 		}
@@ -120,7 +120,7 @@ func checkForwardPolicy(context.Context, *Config) Check {
 		}
 		if *ch.Hooknum == *nftables.ChainHookForward && *ch.Policy == nftables.ChainPolicyDrop && ch.Table.Family != nftables.TableFamilyBridge {
 			return Check{Status: Warn, Detail: fmt.Sprintf("chain %s of table %s drops forwarded traffic by default (Docker and ufw do): sandboxes may not reach the internet", ch.Name, ch.Table.Name),
-				Fix: "accept traffic of interfaces named tt* in that chain, both ways (Docker: in DOCKER-USER; ufw: ufw route allow)"}
+				Fix: "accept traffic of interfaces named tart* in that chain, both ways (Docker: in DOCKER-USER; ufw: ufw route allow)"}
 		}
 	}
 	return Check{Status: OK, Detail: "nothing drops forwarded traffic by default"}
@@ -144,7 +144,7 @@ func checkRange(_ context.Context, c *Config) Check {
 		if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
 			name = l.Attrs().Name
 		}
-		if strings.HasPrefix(name, "tt") {
+		if strings.HasPrefix(name, "tart") {
 			continue // a slot of ours
 		}
 		return Check{Status: Warn, Detail: fmt.Sprintf("%s overlaps the route to %s by %s", c.Range, dst, name),
