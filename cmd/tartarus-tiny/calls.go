@@ -106,33 +106,45 @@ func (s *session) become(hc interp.HandlerContext, args []string) {
 	if args[0] == "exec" {
 		args = args[1:]
 	}
-	if len(args) == 0 || s.runner.Funcs[args[0]] != nil || interp.IsBuiltin(args[0]) {
+	if len(args) == 0 {
+		takeStreams(hc) // exec with nothing but redirections
+		return
+	}
+	if s.runner.Funcs[args[0]] != nil || interp.IsBuiltin(args[0]) {
 		return
 	}
 	path, err := interp.LookPathDir(hc.Dir, hc.Env, args[0])
 	if err != nil {
 		return
 	}
+	if os.Chdir(hc.Dir) != nil || !takeStreams(hc) {
+		return
+	}
+	syscall.Exec(path, args, environment(hc))
+}
+
+// takeStreams makes the interpreter's streams those of the process.
+func takeStreams(hc interp.HandlerContext) bool {
 	var files [3]int
 	for i, stream := range []any{hc.Stdin, hc.Stdout, hc.Stderr} {
 		f, ok := stream.(*os.File)
 		if !ok || f == nil {
-			return
+			return false
 		}
 		// Move it up first: descriptor 1 may be what another of the three is to become.
-		if files[i], err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 10); err != nil {
-			return
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 10)
+		if err != nil {
+			return false
 		}
-	}
-	if os.Chdir(hc.Dir) != nil {
-		return
+		defer unix.Close(fd)
+		files[i] = fd
 	}
 	for i, fd := range files {
 		if unix.Dup3(fd, i, 0) != nil {
-			return
+			return false
 		}
 	}
-	syscall.Exec(path, args, environment(hc))
+	return true
 }
 
 func environment(hc interp.HandlerContext) []string {
@@ -265,7 +277,7 @@ func (s *session) wait(args []string) []string {
 		case <-j.done:
 			code = j.status
 		case <-s.traps.arrived:
-			return []string{"eval", s.traps.next() + "\n" + quote(append([]string{"wait"}, args...))}
+			return []string{"eval", fmt.Sprintf("%s\n%s %d", s.traps.next(), callStatus, 128+int(s.traps.last))}
 		}
 	}
 	if len(args) == 0 {

@@ -1,15 +1,17 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
 )
 
-// The interpreter computes $0 and $! itself, in ways that suit a library. Programs get ours from variables.
+// The interpreter computes $0, $$ and $! itself, in ways that suit a library. Programs get ours from variables.
 const (
 	varName = "__TINY_NAME"
 	varLast = "__TINY_LAST_JOB"
+	varPID  = "__TINY_PID" // of the shell that a background process belongs to
 	// callBackground is the call that a background statement becomes; its argument is the statement's source.
 	callBackground = "__tiny_background"
 )
@@ -27,6 +29,8 @@ func (s *session) rewrite(node syntax.Node) {
 				n.Param.Value, n.Short = varName, false
 			case "!":
 				n.Param.Value, n.Short = varLast, false
+			case "$":
+				n.Param.Value, n.Short = varPID, false
 			}
 		case *syntax.FuncDecl:
 			s.functions[n.Name.Value] = source(n) // before its body is rewritten
@@ -50,16 +54,30 @@ func source(n syntax.Node) string {
 // background turns "X &" into a call with the source of X, which a process of its own will run: a goroutine
 // inside this one would have no process id and would end with the shell.
 func background(n *syntax.Stmt) {
+	word := func(part syntax.WordPart) *syntax.Word { return &syntax.Word{Parts: []syntax.WordPart{part}} }
 	inner := *n
-	inner.Background, inner.Comments = false, nil
+	inner.Background, inner.Comments, inner.Redirs = false, nil, nil
 	src := source(&inner)
 	if src == "" {
 		return // stays with the interpreter
 	}
-	name := &syntax.Word{Parts: []syntax.WordPart{&syntax.Lit{ValuePos: n.Position, Value: callBackground}}}
-	arg := &syntax.Word{Parts: []syntax.WordPart{&syntax.SglQuoted{Left: n.Position, Value: src}}}
-	n.Cmd = &syntax.CallExpr{Args: []*syntax.Word{name, arg}}
+	if len(n.Redirs) > 0 {
+		// The process makes its redirections first, for itself: else it would hold on to our streams.
+		streams := &syntax.Stmt{Redirs: n.Redirs, Cmd: &syntax.CallExpr{Args: []*syntax.Word{word(&syntax.Lit{Value: "exec"})}}}
+		src = source(streams) + "\n" + src
+	}
+	n.Cmd = &syntax.CallExpr{Args: []*syntax.Word{
+		word(&syntax.Lit{ValuePos: n.Position, Value: callBackground}),
+		word(&syntax.SglQuoted{Left: n.Position, Value: src}),
+	}}
 	n.Background, n.Negated, n.Redirs = false, false, nil
+}
+
+// fed reports whether this process writes what the statement reads: a here-document.
+func fed(stmt *syntax.Stmt) bool {
+	return slices.ContainsFunc(stmt.Redirs, func(r *syntax.Redirect) bool {
+		return r.Op == syntax.Hdoc || r.Op == syntax.DashHdoc || r.Op == syntax.WordHdoc
+	})
 }
 
 // replaceable reports whether a statement is one plain command that may take the process of the shell: after the word exec, or
@@ -72,7 +90,7 @@ func replaceable(stmt *syntax.Stmt, last bool) bool {
 	if lit := call.Args[0].Lit(); lit != "exec" && !last || lit == callBackground {
 		return false
 	}
-	plain := true
+	plain := !fed(stmt)
 	syntax.Walk(stmt, func(n syntax.Node) bool {
 		switch n.(type) {
 		case *syntax.CmdSubst, *syntax.ProcSubst:

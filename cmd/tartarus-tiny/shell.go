@@ -84,7 +84,7 @@ flags:
 // session is one shell.
 //
 // What the interpreter does not have, because it lives inside one Go process, is added around it: programs are rewritten
-// before they run ($0, $! and background statements), and calls of some builtins are answered in calls.go.
+// before they run ($0, $$, $! and background statements), and calls of some builtins are answered in calls.go.
 type session struct {
 	shellOptions
 	runner *interp.Runner
@@ -166,7 +166,7 @@ func (s *session) start() error {
 		return usage("%s", err)
 	}
 	s.runner = r
-	prog, err := s.parser.Parse(strings.NewReader(varName+"="+quote([]string{s.name})), "")
+	prog, err := s.parser.Parse(strings.NewReader(fmt.Sprintf("%s=%s %s=%d", varName, quote([]string{s.name}), varPID, os.Getpid())), "")
 	if err != nil {
 		return err
 	}
@@ -254,9 +254,10 @@ func (s *session) script(ctx context.Context, r io.Reader) error {
 		return err
 	}
 	var last error
+	keep := slices.ContainsFunc(prog.Stmts, fed)
 	for i, stmt := range prog.Stmts {
 		s.rewrite(stmt)
-		s.replace = replaceable(stmt, i == len(prog.Stmts)-1 && s.traps.empty())
+		s.replace = !keep && replaceable(stmt, i == len(prog.Stmts)-1 && s.traps.empty())
 		last = s.runner.Run(ctx, stmt)
 		s.replace = false
 		if s.runner.Exited() {

@@ -19,6 +19,7 @@ type trapTable struct {
 	mu      sync.Mutex
 	actions map[syscall.Signal]string
 	pending []string
+	last    syscall.Signal // that came
 	arrived chan struct{} // has one element while something is pending
 	signals chan os.Signal
 }
@@ -58,7 +59,7 @@ func (t *trapTable) receive() {
 	for sig := range t.signals {
 		t.mu.Lock()
 		if action := t.actions[sig.(syscall.Signal)]; action != "" && len(t.pending) < 64 {
-			t.pending = append(t.pending, action)
+			t.pending, t.last = append(t.pending, action), sig.(syscall.Signal)
 			select {
 			case t.arrived <- struct{}{}:
 			default:
