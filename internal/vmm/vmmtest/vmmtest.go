@@ -234,6 +234,19 @@ func (e *env) counts(m vmm.Machine, n int) {
 	}
 }
 
+// alive makes sure that the machine has not ended, and that its guest counts where it can be asked.
+func (e *env) alive(m vmm.Machine) {
+	e.Helper()
+	if _, ok := m.(vmm.Execer); ok || e.factory.Exec != nil {
+		e.counts(m, e.count(m))
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, time.Millisecond)
+	defer cancel()
+	if x, err := m.Wait(ctx); err == nil {
+		e.Errorf("the machine has ended: %+v", x)
+	}
+}
+
 // pause waits between two looks at something, until the row's time is up.
 func (e *env) pause(d time.Duration) {
 	e.Helper()
