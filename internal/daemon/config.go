@@ -32,6 +32,10 @@ type Config struct {
 	EdgeAddr string `key:"edgeAddr" env:"TARTARUS_EDGE_ADDR"`
 	// Domain is the wildcard domain of the edge: {port}-{sandbox}.{domain}.
 	Domain string `key:"domain" env:"TARTARUS_DOMAIN"`
+	// EdgeCertFile and EdgeKeyFile are the operator's own wildcard certificate and its key, in PEM, read again when they change.
+	// Without them the edge uses an authority of its own, made at the first start.
+	EdgeCertFile string `key:"edgeCertFile" env:"TARTARUS_EDGE_CERT_FILE"`
+	EdgeKeyFile  string `key:"edgeKeyFile" env:"TARTARUS_EDGE_KEY_FILE"`
 	// Runtime names the driver that runs sandboxes; "auto" takes the strongest usable one.
 	Runtime string `key:"runtime" env:"TARTARUS_RUNTIME"`
 	// DefaultTemplate is what a create without a template gets. Empty means base when built, else tiny.
@@ -152,6 +156,7 @@ func (c Config) Validate() error {
 	check(validAddr(c.APIAddr), "apiAddr %q must be host:port", c.APIAddr)
 	check(c.EdgeAddr == "" || validAddr(c.EdgeAddr), "edgeAddr %q must be host:port, or empty to switch the edge off", c.EdgeAddr)
 	check(domainName.MatchString(c.Domain), "domain %q must be a lower-case host name", c.Domain)
+	check((c.EdgeCertFile == "") == (c.EdgeKeyFile == ""), "edgeCertFile and edgeKeyFile go together")
 	check(plainName.MatchString(c.Runtime), "runtime %q must be auto or the name of a runtime", c.Runtime)
 	check(nodeName.MatchString(c.NodeName), "nodeName %q must be lower-case letters, digits, dots and dashes, at most 63", c.NodeName)
 	check(slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel), "logLevel %q must be debug, info, warn or error", c.LogLevel)

@@ -155,7 +155,7 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 	}
 	return hecatoncheir.New(hecatoncheir.Config{
 		Name: d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
-		Control: hecatoncheir.Direct{Queue: p.db.Queue(), Registry: p.db.Registry()}, Journal: p.db.Journal(),
+		Control: announced{hecatoncheir.Direct{Queue: p.db.Queue(), Registry: p.db.Registry()}, p}, Journal: p.db.Journal(),
 		Templates: p.templates, Drivers: drivers, Slots: p.slots,
 		Capacity: capacity(d.cfg.Limits), MaxLive: d.cfg.Limits.MaxSandboxes, Starts: startsAtOnce(),
 		StartTime: startTime, Ephemeral: d.cfg.Ephemeral, Log: d.log,
@@ -170,13 +170,13 @@ func (d *Daemon) openControl(p *parts) (err error) {
 	}); err != nil {
 		return err
 	}
-	chain, err := judges.New(judges.Config{Limits: d.limits()})
+	chain, err := judges.New(judges.Config{Limits: d.cfg.limits()})
 	if err != nil {
 		return err
 	}
 	p.api, err = olympus.New(olympus.Config{
 		Registry: p.db.Registry(), Queue: p.db.Queue(), Keys: p.db.Keys(), Fleet: fleet, Templates: p.templates, Judges: chain,
-		Log: d.log, Domain: d.cfg.edgeDomain(), Version: d.version, Changed: p.edge.Changed,
+		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed,
 	})
 	return err
 }

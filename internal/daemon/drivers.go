@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/gvisor"
 )
@@ -63,4 +64,13 @@ func capacity(l Limits) tartarus.Resources {
 		DiskMB:   int64(l.MaxSandboxes) * l.MaxDiskMB, // sparse
 		PIDs:     int64(l.MaxSandboxes) * l.MaxPIDs,
 	}
+}
+
+// limits are the configured bounds in the judges' words.
+func (c Config) limits() judges.Limits {
+	l := judges.DefaultLimits()
+	l.Default = tartarus.Resources{VCPU: c.Limits.DefaultVCPU, MemoryMB: c.Limits.DefaultMemoryMB, DiskMB: c.Limits.DefaultDiskMB, PIDs: c.Limits.MaxPIDs}
+	l.Max = tartarus.Resources{VCPU: c.Limits.MaxVCPU, MemoryMB: c.Limits.MaxMemoryMB, DiskMB: c.Limits.MaxDiskMB, PIDs: c.Limits.MaxPIDs}
+	l.MaxTimeout = c.Limits.MaxTimeout
+	return l
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 )
 
@@ -19,4 +20,18 @@ func (f localFleet) Node(_ context.Context, name string) (olympus.Node, error) {
 		return nil, tartarus.Errorf(tartarus.Unavailable, "node %q is not part of this stack", name)
 	}
 	return f.node, nil
+}
+
+// announced tells the edge of this process at once what the node reports, so that it need not wait for its cache.
+type announced struct {
+	hecatoncheir.Direct
+	parts *parts
+}
+
+// Report implements hecatoncheir.Control.
+func (a announced) Report(ctx context.Context, sandboxes ...tartarus.Sandbox) error {
+	for _, sb := range sandboxes {
+		a.parts.edge.Changed(sb)
+	}
+	return a.Direct.Report(ctx, sandboxes...)
 }

@@ -184,5 +184,5 @@ func (d *Daemon) serveLocal(ctx context.Context, p *parts) error {
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return serveHTTP(ctx, l, newServer(mux))
+	return serveHTTP(ctx, l, &http.Server{Handler: mux, ReadHeaderTimeout: askTime})
 }

@@ -73,6 +73,7 @@ func (a *Agent) cleanUp(ctx context.Context, h *held) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
+	h.conns.breakAll()
 	h.mu.Lock()
 	machine, slot, saved := h.machine, h.slot, h.saved
 	h.mu.Unlock()

@@ -18,6 +18,7 @@ type held struct {
 	spec    tartarus.Spec // never changes
 	gone    chan struct{} // closed when nothing of it is left on the host
 	samples samples
+	conns   conns
 
 	op sync.Mutex // one pause or resume at a time
 

@@ -2,18 +2,11 @@ package hecatoncheir
 
 import (
 	"context"
-	"errors"
-	"net"
-	"net/netip"
-	"syscall"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 )
-
-// dialTime bounds a connection to a guest on the same host.
-const dialTime = 5 * time.Second
 
 // Stop ends a sandbox and returns when it is gone. An ended one is tartarus.NotFound.
 func (a *Agent) Stop(ctx context.Context, id string, reason tartarus.Reason) error {
@@ -86,30 +79,4 @@ func (a *Agent) SetNetwork(ctx context.Context, id string, n tartarus.Network) (
 	}
 	a.tell(sb)
 	return sb, nil
-}
-
-// Dial connects to a TCP port of the guest, wherever in the guest it is bound.
-func (a *Agent) Dial(ctx context.Context, id string, port int) (net.Conn, error) {
-	h, err := a.running(id)
-	if err != nil || h.slot == nil {
-		return nil, tartarus.Errorf(tartarus.GuestGone, "sandbox %s does not run here", id)
-	}
-	if port < 1 || port > 65535 {
-		return nil, tartarus.Errorf(tartarus.Invalid, "%d is not a port", port)
-	}
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
-	defer cancel()
-	addr := netip.AddrPortFrom(h.slot.Interface().Address.Addr(), uint16(port))
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp4", addr.String())
-	switch {
-	case err == nil:
-		return conn, nil
-	case errors.Is(err, syscall.ECONNREFUSED) && port != tartarus.AgentPort:
-		// Nobody listens on the guest's address, but perhaps on its loopback, which only the agent can reach.
-		return h.guest.Tunnel(ctx, port)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return nil, tartarus.Errorf(tartarus.PortClosed, "nobody listens on port %d of sandbox %s", port, id)
-	}
-	return nil, tartarus.Errorf(tartarus.GuestGone, "sandbox %s cannot be reached: %w", id, err)
 }

@@ -114,6 +114,7 @@ func (a *Agent) letGo(ctx context.Context, h *held) error {
 	machine, slot, guest := h.machine, h.slot, h.guest
 	h.cancel() // the watch: the machine ends because we want it to
 	h.mu.Unlock()
+	h.conns.breakAll()
 	if guest != nil {
 		guest.Close()
 	}
@@ -231,6 +232,7 @@ func (a *Agent) bringAlive(ctx context.Context, h *held, t Template, m vmm.Machi
 
 // settle starts what accompanies a sandbox that has come up.
 func (a *Agent) settle(ctx context.Context, h *held) {
+	h.conns.allow()
 	watch, stop := context.WithCancel(ctx)
 	h.mu.Lock()
 	h.cancel = stop

@@ -46,6 +46,7 @@ type server struct {
 	bin  string
 	data string
 	addr string
+	vars []string // more of its environment
 	cmd  *exec.Cmd
 	log  *logBuffer
 	done chan struct{}
@@ -74,9 +75,9 @@ func (l *logBuffer) String() string {
 
 // newServer starts a server on a data folder of its own. At the end of the test every sandbox is killed, the server is
 // stopped, and nothing of it may be left on the host.
-func newServer(t *testing.T) *server {
+func newServer(t *testing.T, vars ...string) *server {
 	t.Helper()
-	s := &server{t: t, bin: binary(t), data: t.TempDir(), addr: freeAddr(t), log: &logBuffer{}}
+	s := &server{t: t, bin: binary(t), data: t.TempDir(), addr: freeAddr(t), vars: vars, log: &logBuffer{}}
 	s.start()
 	t.Cleanup(s.finish)
 	return s
@@ -93,7 +94,7 @@ func freeAddr(t *testing.T) string {
 }
 
 func (s *server) env() []string {
-	return append(os.Environ(), "TARTARUS_DATA="+s.data, "TARTARUS_API_ADDR="+s.addr, "TARTARUS_EDGE_ADDR=",
+	return append(append(os.Environ(), s.vars...), "TARTARUS_DATA="+s.data, "TARTARUS_API_ADDR="+s.addr, "TARTARUS_EDGE_ADDR=",
 		"TARTARUS_URL=http://"+s.addr, "TARTARUS_DEFAULT_TEMPLATE=tiny")
 }
 
