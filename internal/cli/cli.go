@@ -49,8 +49,6 @@ type global struct {
 	url, keyFile, data, config string
 }
 
-// Extra are commands that other packages add, in the order in which help shows them.
-var Extra []func(*Env) *cobra.Command
 
 // Main runs one command line and returns the exit code of the process. It takes care of signals itself: ctx
 // need not end by them.
@@ -89,8 +87,10 @@ func (e *Env) finish(err error) int {
 		if err = ee.err; err == nil {
 			return code
 		}
+	} else {
+		err = advise(err)
 	}
-	fmt.Fprintf(e.Stderr, "tartarus: %s\n", oneLine(advise(err).Error()))
+	fmt.Fprintf(e.Stderr, "tartarus: %s\n", oneLine(err.Error()))
 	return code
 }
 
@@ -158,16 +158,13 @@ func (e *Env) root() *cobra.Command {
 	for _, add := range commands {
 		cmd.AddCommand(add(e))
 	}
-	for _, add := range Extra {
-		cmd.AddCommand(add(e))
-	}
 	return cmd
 }
 
 // commands in the order in which help shows them.
 var commands = []func(*Env) *cobra.Command{
 	runCommand, upCommand, createCommand, execCommand, cpCommand, psCommand, inspectCommand, logsCommand, metricsCommand, urlCommand, timeoutCommand, killCommand,
-	templateCommand, doctorCommand, configCommand, versionCommand,
+	templateCommand, doctorCommand, benchCommand, configCommand, versionCommand,
 }
 
 // isTerminal reports whether a stream is a terminal, and its descriptor.

@@ -28,7 +28,8 @@ type Daemon struct {
 	version string
 	log     *slog.Logger
 	ready   chan struct{}
-	about   About // set before ready is closed
+	about   About        // set before ready is closed
+	node    olympus.Node // set before ready is closed
 }
 
 // About is what a running stack says of itself.
@@ -223,6 +224,7 @@ func (d *Daemon) serve(ctx context.Context, p *parts) error {
 		return errors.Join(err, nodeErr)
 	}
 	d.about.Driver, d.about.Tier = p.agent.Preferred()
+	d.node = p.agent
 	close(d.ready)
 	err = g.Wait()
 	stopNode()
@@ -240,3 +242,6 @@ func (d *Daemon) runNode(ctx context.Context, p *parts) error {
 	stopPool()
 	return errors.Join(err, g.Wait())
 }
+
+// Node is the node agent of the stack, known once Ready is closed. Benchmarks reach guests through it without any proxy.
+func (d *Daemon) Node() olympus.Node { return d.node }

@@ -1,0 +1,211 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/client"
+	"github.com/tartarus-sandbox/tartarus/internal/daemon"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
+	"github.com/tartarus-sandbox/tartarus/internal/image"
+	"github.com/tartarus-sandbox/tartarus/internal/network"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/gvisor"
+)
+
+// Config says what to measure.
+type Config struct {
+	Daemon      daemon.Config // of the stack that is measured; it is made ephemeral
+	Version     string
+	Template    string
+	N           int
+	Concurrency int
+	Progress    io.Writer // a line now and then; nil for none
+}
+
+func (c *Config) validate() error {
+	if c.N < 1 || c.N > 100_000 || c.Concurrency < 1 || c.Concurrency > 1000 {
+		return tartarus.Errorf(tartarus.Invalid, "n must be 1 to 100000 and concurrency 1 to 1000, not %d and %d", c.N, c.Concurrency)
+	}
+	if c.Progress == nil {
+		c.Progress = io.Discard
+	}
+	return nil
+}
+
+// rig is a stack of our own in this process, and beside it what is needed to do the same by hand.
+type rig struct {
+	cfg    Config
+	stack  *daemon.Daemon
+	client *client.Client
+	rootfs string
+	dir    string        // of what is made by hand
+	slots  *network.Pool // for what is made by hand
+	count  atomic.Int64
+	stop   func() error
+}
+
+// open starts the stack. Its close must be called.
+func open(ctx context.Context, cfg Config) (r *rig, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	cfg.Daemon.Ephemeral, cfg.Daemon.APIAddr, cfg.Daemon.EdgeAddr = true, "127.0.0.1:0", ""
+	if cfg.Daemon.Network.Slots < cfg.Concurrency {
+		cfg.Daemon.Network.Slots = cfg.Concurrency
+	}
+	stack, err := daemon.New(cfg.Daemon, cfg.Version)
+	if err != nil {
+		return nil, err
+	}
+	running, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- stack.Run(running) }()
+	r = &rig{cfg: cfg, stack: stack, stop: func() error { cancel(); return <-ended }}
+	select {
+	case err := <-ended:
+		cancel()
+		return nil, errors.Join(err, errors.New("the stack ended before it was ready"))
+	case <-stack.Ready():
+	}
+	if err := r.prepare(ctx); err != nil {
+		return nil, errors.Join(err, r.close(ctx))
+	}
+	return r, nil
+}
+
+// prepare makes what the floor needs: a template's image, and network slots of a pool of its own.
+func (r *rig) prepare(ctx context.Context) (err error) {
+	if r.client, err = client.New(client.Config{URL: r.stack.URL(), APIKey: r.stack.APIKey()}); err != nil {
+		return err
+	}
+	store, err := image.New(image.Config{Dir: filepath.Join(r.cfg.Daemon.DataDir, daemon.TemplatesDir)})
+	if err != nil {
+		return err
+	}
+	template, err := store.Resolve(r.cfg.Template)
+	if err != nil {
+		return err
+	}
+	r.rootfs = template.RootFS
+	if r.dir, err = os.MkdirTemp("", "tartarus-bench-"); err != nil {
+		return fmt.Errorf("make folder for the floor: %w", err)
+	}
+	r.slots, err = network.Open(ctx, network.Config{StateDir: filepath.Join(r.dir, "network"), Ephemeral: true, Base: r.cfg.Daemon.Network.Base})
+	return err
+}
+
+func (r *rig) close(ctx context.Context) error {
+	var errs []error
+	if r.client != nil {
+		r.client.Close()
+	}
+	if r.slots != nil {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		errs = append(errs, r.slots.Close(last))
+	}
+	errs = append(errs, r.stop())
+	if r.dir != "" {
+		errs = append(errs, os.RemoveAll(r.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// report begins a report about this rig.
+func (r *rig) report(what string) *Report {
+	return &Report{
+		What: what, Runtime: r.stack.About().Driver, N: r.cfg.N, Concurrency: r.cfg.Concurrency,
+		Stages: map[string]float64{}, Extra: map[string]float64{}, Host: thisHost(),
+	}
+}
+
+// sandbox makes a sandbox through the API, as any client does.
+func (r *rig) sandbox(ctx context.Context) (*client.Guest, error) {
+	sb, err := r.client.Create(ctx, api.NewSandbox{TemplateID: r.cfg.Template}, client.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return r.client.Guest(sb), nil
+}
+
+// agent is a client of the sandbox's agent through the API's port.
+func agent(g *client.Guest) *guestclient.Client {
+	return guestclient.New(guestclient.Config{BaseURL: g.BaseURL(), RoundTripper: g.RoundTripper(tartarus.AgentPort), Token: g.AgentToken})
+}
+
+// echo is what every first exec runs.
+var echo = []string{"/bin/echo", "hi"}
+
+func execEcho(ctx context.Context, c *guestclient.Client) error {
+	var out lastBytes
+	exit, err := c.Run(ctx, guestclient.Command{Argv: echo}, nil, &out, io.Discard)
+	return checkEcho(exit.ShellCode(), string(out), err)
+}
+
+func checkEcho(code int, out string, err error) error {
+	if err == nil && (code != 0 || out != "hi\n") {
+		err = fmt.Errorf("echo ended with %d and printed %q", code, out)
+	}
+	return err
+}
+
+// lastBytes keeps what is written to it; nothing that benchmarks run prints much.
+type lastBytes []byte
+
+func (b *lastBytes) Write(p []byte) (int, error) {
+	if len(*b) < 4096 {
+		*b = append(*b, p...)
+	}
+	return len(p), nil
+}
+
+// byHand is a sandbox of the floor: runsc's container in a network slot, nothing of ours around it.
+type byHand struct {
+	*gvisor.Raw
+	r    *rig
+	dir  string
+	slot *network.Slot
+}
+
+// place gets what is not measured: a folder and a network namespace with a cable.
+func (r *rig) place(ctx context.Context) (*byHand, error) {
+	dir := filepath.Join(r.dir, fmt.Sprint("raw", r.count.Add(1)))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	slot, err := r.slots.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &byHand{r: r, dir: dir, slot: slot}, nil
+}
+
+// start is what is measured: New and Start of a container whose first process is the guest agent, as ours is.
+func (b *byHand) start() (err error) {
+	b.Raw, err = gvisor.RawStart(gvisor.RawConfig{
+		Dir: b.dir, RootFS: b.r.rootfs, Args: []string{tartarus.AgentPath}, NetNS: b.slot.Interface().NetNS,
+	})
+	return err
+}
+
+func (b *byHand) execEcho(ctx context.Context) error {
+	var out lastBytes
+	code, err := b.Exec(ctx, echo, &out)
+	return checkEcho(code, string(out), err)
+}
+
+func (b *byHand) end(ctx context.Context) error {
+	var err error
+	if b.Raw != nil {
+		err = b.Stop()
+	}
+	return errors.Join(err, b.r.slots.Release(context.WithoutCancel(ctx), b.slot), os.RemoveAll(b.dir))
+}

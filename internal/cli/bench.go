@@ -1,0 +1,68 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tartarus-sandbox/tartarus/internal/bench"
+)
+
+func benchCommand(e *Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure this machine against what the same work costs by hand",
+		Long: `Measure a stack of its own in this process, interleaved with the least that the same work can cost: the runtime called by hand.
+
+Quote ratios: absolute times drift with the load of the machine. A run in which anything failed ends with 1.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(
+		e.benchVerb("create", "From the create request to the first command's output", 50, bench.Create),
+		e.benchVerb("exec", "One echo through API and agent", 200, bench.Exec),
+		e.benchVerb("edge", "A download from a server inside a sandbox", 10, bench.Edge),
+	)
+	return cmd
+}
+
+func (e *Env) benchVerb(name, short string, n int, run func(context.Context, bench.Config) (*bench.Report, error)) *cobra.Command {
+	cfg := bench.Config{N: n, Concurrency: 1, Template: "tiny"}
+	cmd := &cobra.Command{
+		Use: name, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Geteuid() != 0 {
+				return fmt.Errorf("making sandboxes on this machine needs root: use sudo")
+			}
+			c, err := e.configure(nil)
+			if err != nil {
+				return err
+			}
+			cfg.Daemon, cfg.Version = c.Config, e.Version
+			if !e.JSON {
+				cfg.Progress = e.Stderr
+			}
+			rep, err := run(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			if e.JSON {
+				err = e.printLine(rep)
+			} else {
+				_, err = fmt.Fprint(e.Stdout, rep.Text())
+			}
+			if err == nil && rep.Failed > 0 {
+				err = exit(1)
+			}
+			return err
+		},
+	}
+	cmd.Flags().IntVarP(&cfg.N, "n", "n", n, "how many")
+	cmd.Flags().StringVar(&cfg.Template, "template", "tiny", "template of the sandboxes")
+	if name == "create" {
+		cmd.Flags().IntVar(&cfg.Concurrency, "concurrency", 1, "how many at once")
+	}
+	return cmd
+}
