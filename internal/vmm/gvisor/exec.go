@@ -2,23 +2,22 @@ package gvisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/sentry/control"
 	"gvisor.dev/gvisor/runsc/boot"
 	"gvisor.dev/gvisor/runsc/specutils"
 
 	"github.com/tartarus-sandbox/tartarus"
 )
-
-// lateOutput is how long output is still read after the process has ended: something it left behind may hold
-// its end of the pipe for ever.
-const lateOutput = 100 * time.Millisecond
 
 // Exec implements vmm.Execer.
 func (m *machine) Exec(ctx context.Context, argv []string, stdout io.Writer) (int, error) {
@@ -53,16 +52,11 @@ func (m *machine) exec(ctx context.Context, argv []string, stdout io.Writer) (in
 		}
 		return 0, err
 	}
-	copied := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(stdout, out)
-		copied <- err
-	}()
+	c := follow(out, stdout)
 	var status syscall.WaitStatus
 	err = call(ctx, m.dir, boot.ContMgrWaitPID, &boot.WaitPIDArgs{PID: pid, CID: guestID}, &status)
-	_ = out.SetReadDeadline(time.Now().Add(lateOutput))
-	if cerr := <-copied; err == nil && cerr != nil && !os.IsTimeout(cerr) {
-		err = fmt.Errorf("copy output: %w", cerr)
+	if cerr := c.finish(); err == nil {
+		err = cerr
 	}
 	switch {
 	case err != nil:
@@ -71,6 +65,77 @@ func (m *machine) exec(ctx context.Context, argv []string, stdout io.Writer) (in
 		return 128 + int(status.Signal()), nil
 	}
 	return status.ExitStatus(), nil
+}
+
+// copier copies what comes out of a process.
+type copier struct {
+	out   *os.File
+	ended atomic.Bool
+	done  chan error
+}
+
+func follow(out *os.File, to io.Writer) *copier {
+	c := &copier{out: out, done: make(chan error, 1)}
+	go func() { c.done <- c.copy(to) }()
+	return c
+}
+
+// finish is called when the process has ended: what it wrote is in the pipe by then. Something that it left behind may
+// hold the pipe for ever and go on writing, so nothing more is waited for.
+func (c *copier) finish() error {
+	c.ended.Store(true)
+	_ = c.out.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
+	if err := <-c.done; err != nil {
+		return fmt.Errorf("copy output: %w", err)
+	}
+	return nil
+}
+
+func (c *copier) copy(to io.Writer) error {
+	buf := make([]byte, 64<<10)
+	for !c.ended.Load() {
+		n, err := c.out.Read(buf)
+		if _, werr := to.Write(buf[:n]); werr != nil {
+			return werr
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		}
+	}
+	return c.rest(to, buf)
+}
+
+// rest copies what is in the pipe, and no more than a pipe can hold.
+func (c *copier) rest(to io.Writer, buf []byte) error {
+	conn, err := c.out.SyscallConn()
+	if err != nil {
+		return err
+	}
+	const most = 1 << 20 // pipe(7), pipe-max-size
+	for total := 0; total < most; {
+		n, rerr := 0, error(nil)
+		if err := conn.Control(func(fd uintptr) { n, rerr = unix.Read(int(fd), buf) }); err != nil {
+			return err
+		}
+		switch {
+		case errors.Is(rerr, unix.EINTR):
+			continue
+		case errors.Is(rerr, unix.EAGAIN):
+			return nil
+		case rerr != nil:
+			return rerr
+		case n == 0:
+			return nil
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return err
+		}
+		total += n
+	}
+	return nil
 }
 
 // execArgs describes argv as root with the powers of the guest's first process.

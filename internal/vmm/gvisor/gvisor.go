@@ -69,6 +69,10 @@ func New(c Config) (*Driver, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("new gvisor driver: %w", err)
 	}
+	// Sandbox processes are told apart by this path, so it must be the same from whichever way we came.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return nil, fmt.Errorf("new gvisor driver: %w", err)
+	}
 	host, err := cgroup.Detect()
 	if err != nil {
 		return nil, fmt.Errorf("new gvisor driver: %w", err)

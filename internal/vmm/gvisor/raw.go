@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	gvlog "gvisor.dev/gvisor/pkg/log"
@@ -119,14 +118,9 @@ func (r *Raw) Exec(ctx context.Context, argv []string, stdout io.Writer) (int, e
 	if err != nil {
 		return 0, fmt.Errorf("execute in raw container: %w", err)
 	}
-	copied := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(stdout, out)
-		copied <- err
-	}()
+	copied := follow(out, stdout)
 	status, err := r.c.WaitPID(pid)
-	_ = out.SetReadDeadline(time.Now().Add(lateOutput))
-	return status.ExitStatus(), errors.Join(err, <-copied, ctx.Err())
+	return status.ExitStatus(), errors.Join(err, copied.finish(), ctx.Err())
 }
 
 // Checkpoint saves the container to dir, which is empty, and leaves it running.

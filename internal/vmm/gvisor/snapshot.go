@@ -38,19 +38,24 @@ func (m *machine) Snapshot(ctx context.Context, dir string) error {
 	}
 	defer release()
 	if err := m.snapshot(ctx, dir); err != nil {
-		for _, name := range append(snapshotFiles, manifestName) {
-			err = errors.Join(err, removeFile(filepath.Join(dir, name)))
-		}
 		return fmt.Errorf("snapshot machine %s: %w", m.id, m.ended(err))
 	}
 	return nil
 }
 
-func (m *machine) snapshot(ctx context.Context, dir string) error {
+func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	opts := control.SaveOpts{
 		Metadata: statefile.CompressionLevelNone.ToMetadata(), HavePagesFile: true, Resume: true,
 	}
-	defer func() { closeAll(opts.FilePayload.Files) }()
+	defer func() {
+		closeAll(opts.FilePayload.Files)
+		if err == nil {
+			return
+		}
+		for _, f := range opts.FilePayload.Files { // only what was made here
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
 	for _, name := range snapshotFiles {
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 		if err != nil {
@@ -134,13 +139,6 @@ func (d *Driver) restore(ctx context.Context, c vmm.Config, dir string) (*machin
 		}
 		return err
 	})
-}
-
-func removeFile(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 func closeAll(files []*os.File) {

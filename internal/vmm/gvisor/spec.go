@@ -3,7 +3,9 @@ package gvisor
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"gvisor.dev/gvisor/runsc/config"
@@ -62,7 +64,10 @@ func newSpec(c vmm.Config, dir string) *specs.Spec {
 	if len(args) == 0 {
 		args = []string{tartarus.AgentPath}
 	}
-	env := append([]string{defaultPath}, c.Env...) // the last of two wins in every libc and in Go
+	env := c.Env
+	if !slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "PATH=") }) {
+		env = append([]string{defaultPath}, env...)
+	}
 	shm := []string{"mode=1777"}
 	if half := c.Resources.MemoryMB / 2; half > 0 { // as Linux does; its pages count as memory
 		shm = append(shm, "size="+strconv.FormatInt(half, 10)+"m")

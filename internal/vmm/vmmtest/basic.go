@@ -67,6 +67,11 @@ func execute(e *env) {
 	} else {
 		e.Error("a program that does not exist ran")
 	}
+	// Much output and a slow reader: nothing is lost, and something left behind that writes for ever holds nobody up.
+	var slow slowCounter
+	if code, err := x.Exec(e.ctx, []string{GuestPath, "pour", "8"}, &slow); code != 0 || err != nil || slow < 8<<20 {
+		e.Errorf("8 MiB of output: %d bytes, code %d, %v", slow, code, err)
+	}
 	ctx, cancel := context.WithCancel(e.ctx)
 	time.AfterFunc(50*time.Millisecond, cancel)
 	if _, err := x.Exec(ctx, []string{GuestPath, "sleep", "30"}, os.Stderr); !errors.Is(err, context.Canceled) {
@@ -82,6 +87,15 @@ func execute(e *env) {
 	}
 	_, err = x.Exec(e.ctx, []string{GuestPath, "args"}, os.Stderr)
 	e.is(err, tartarus.GuestGone)
+}
+
+// slowCounter is a reader that takes its time.
+type slowCounter int
+
+func (s *slowCounter) Write(b []byte) (int, error) {
+	*s += slowCounter(len(b))
+	time.Sleep(time.Millisecond)
+	return len(b), nil
 }
 
 func stopIdempotent(e *env) {

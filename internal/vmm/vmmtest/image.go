@@ -87,12 +87,15 @@ func Image(t testing.TB) string {
 	for dir, mode := range map[string]fs.FileMode{"/bin": 0o755, "/tmp": 0o777 | fs.ModeSticky, "/proc": 0o755, "/dev": 0o755, "/sys": 0o755} {
 		check(w.Mkdir(dir, mode))
 	}
-	g, err := w.Create(GuestPath)
-	check(err)
-	_, err = g.Write(program)
-	check(err)
-	check(g.Chmod(0o755))
-	check(g.Close())
+	// The second is one that always runs as root, as sudo does.
+	for name, mode := range map[string]fs.FileMode{GuestPath: 0o755, GuestPath + "-root": 0o755 | fs.ModeSetuid} {
+		g, err := w.Create(name)
+		check(err)
+		_, err = g.Write(program)
+		check(err)
+		check(g.Chmod(mode))
+		check(g.Close())
+	}
 	check(w.Close())
 	return path
 }

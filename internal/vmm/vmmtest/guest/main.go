@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"os"
@@ -40,7 +41,8 @@ type Reply struct {
 var verbs = map[string]func(args []string) error{
 	"init": initProcess, "args": printArgs, "eat": eat, "bomb": bomb, "fill": fill, "spin": spin, "cat": cat,
 	"write": write, "sleep": sleep, "exit": exit, "dial": dial, "cpus": cpus, "hostname": hostname, "uid": uid,
-	"raise": raise, "remount": remount, "wild": wild,
+	"raise": raise, "remount": remount, "wild": wild, "as": as, "fetch": fetch,
+	"send": send, "pour": pour,
 }
 
 func main() {
@@ -252,6 +254,42 @@ func dial(args []string) error {
 	return nil
 }
 
+// fetch reads all there is and says how much and what.
+func fetch(args []string) error {
+	c, err := net.DialTimeout("tcp", args[0], 2*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	sum := crc32.NewIEEE()
+	n, err := io.Copy(sum, c)
+	fmt.Println("fetched", n, sum.Sum32())
+	return err
+}
+
+// send writes so many MiB.
+func send(args []string) error {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	c, err := net.DialTimeout("tcp", args[0], 2*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	b := make([]byte, 1<<20)
+	for i := range b {
+		b[i] = byte(i>>8 ^ i)
+	}
+	for range n {
+		if _, err := c.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func cpus([]string) error {
 	fmt.Println(runtime.NumCPU())
 	return nil
@@ -266,6 +304,40 @@ func hostname([]string) error {
 func uid([]string) error {
 	fmt.Println(os.Getuid(), os.Geteuid())
 	return nil
+}
+
+// as becomes another user for good and then runs a program.
+func as(args []string) error {
+	id, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	if err := syscall.Setgid(id); err != nil {
+		return err
+	}
+	if err := syscall.Setuid(id); err != nil {
+		return err
+	}
+	return syscall.Exec(args[1], args[1:], os.Environ())
+}
+
+// pour writes so many MiB and leaves a process behind that goes on writing.
+func pour(args []string) error {
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 1<<20)
+	for range n {
+		if _, err := os.Stdout.Write(b); err != nil {
+			return err
+		}
+	}
+	if len(args) == 1 {
+		_, err = os.StartProcess("/proc/self/exe", []string{"guest", "pour", "1048576", "more"},
+			&os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
+	}
+	return err
 }
 
 // raise ends the first process by a signal.
