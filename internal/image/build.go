@@ -18,7 +18,6 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/image/embedded"
 	"github.com/tartarus-sandbox/tartarus/internal/image/erofs"
 	"github.com/tartarus-sandbox/tartarus/internal/image/rootfs"
-	"github.com/tartarus-sandbox/tartarus/internal/image/tiny"
 )
 
 // formatVersion is part of every key: a new one makes all images anew.
@@ -74,14 +73,6 @@ type Spec struct {
 	Limits erofs.Options
 }
 
-// source fills an image. Its zero key says that it must always be built.
-type source struct {
-	recipe string // for people
-	key    string // over all that decides the content
-	// fill writes the tree and gives what the source knows about running it.
-	fill func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error)
-}
-
 // Build makes a template, or finds that an equal one is there. When only the guest agent differs, the image is copied
 // with the new one. When ctx ends, nothing of the build is left. Progress may be nil; it is called from
 // one goroutine at a time and should return at once.
@@ -92,7 +83,7 @@ func (s *Store) Build(ctx context.Context, spec Spec, progress func(Progress)) (
 	if !ValidName(spec.Name) {
 		return Template{}, tartarus.Errorf(tartarus.Invalid, "%.80q is no template name: [namespace/]name of a-z, 0-9, - and _", spec.Name)
 	}
-	src, err := s.source(ctx, spec)
+	src, err := s.origin(ctx, spec)
 	if err != nil {
 		return Template{}, err
 	}
@@ -171,7 +162,7 @@ func intact(t Template) bool {
 	return err == nil && info.Mode().IsRegular() && info.Size() == t.Size
 }
 
-func (s *Store) make(ctx context.Context, spec Spec, src source, agent string, progress func(Progress)) (Template, error) {
+func (s *Store) make(ctx context.Context, spec Spec, src origin, agent string, progress func(Progress)) (Template, error) {
 	guest, err := s.programs.Guest()
 	if err != nil {
 		return Template{}, err
@@ -270,31 +261,4 @@ func (spec *Spec) apply(t *Template) {
 	t.WorkDir = cmp.Or(spec.WorkDir, strings.TrimSuffix(t.WorkDir, "/"), home)
 	t.StartCmd, t.ReadyCmd = cmp.Or(spec.StartCmd, t.StartCmd), cmp.Or(spec.ReadyCmd, t.ReadyCmd)
 	t.VCPU, t.MemoryMB, t.DiskMB = cmp.Or(spec.VCPU, t.VCPU), cmp.Or(spec.MemoryMB, t.MemoryMB), cmp.Or(spec.DiskMB, t.DiskMB)
-}
-
-// source finds out what a spec asks for, without building anything.
-func (s *Store) source(ctx context.Context, spec Spec) (source, error) {
-	switch spec.Recipe {
-	case "tiny":
-		return s.tiny()
-	}
-	return source{}, tartarus.Errorf(tartarus.Invalid, "a template needs a source")
-}
-
-func (s *Store) tiny() (source, error) {
-	digest, err := s.programs.TinyDigest()
-	if err != nil {
-		return source{}, err
-	}
-	return source{
-		recipe: "tiny",
-		key:    digestText("tiny", tiny.Version, digest),
-		fill: func(_ context.Context, w *erofs.Writer, _ func(Progress)) (Template, error) {
-			program, err := s.programs.Tiny()
-			if err != nil {
-				return Template{}, err
-			}
-			return Template{}, tiny.Add(w, program)
-		},
-	}, nil
 }

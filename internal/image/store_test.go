@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,11 @@ import (
 	"time"
 
 	goerofs "github.com/erofs/go-erofs"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/image/erofs"
@@ -316,5 +322,65 @@ func TestBuildRefuses(t *testing.T) {
 	left, _ := filepath.Glob(filepath.Join(dir, "*", "image*"))
 	if len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestSources builds from every kind of source that needs no network.
+func TestSources(t *testing.T) {
+	s := open(t, t.TempDir(), standIns)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "hello"), []byte("from a folder"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tpl, err := s.Build(t.Context(), Spec{Name: "team/folder", Dir: dir, Tags: []string{"v1"}, Env: map[string]string{"A": "1"}, User: "root", VCPU: 4,
+		StartCmd: "serve", ReadyCmd: "true"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if contents(t, tpl.RootFS, "hello") != "from a folder" || tpl.WorkDir != "/root" || tpl.VCPU != 4 || tpl.Env["A"] != "1" || tpl.StartCmd != "serve" {
+		t.Errorf("%+v", tpl)
+	}
+
+	saved := filepath.Join(t.TempDir(), "saved.tar")
+	config, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: runtime.GOARCH, RootFS: v1.RootFS{Type: "layers"},
+		Config: v1.Config{Env: []string{"A=image", "B=image"}, User: "1000:1000", WorkingDir: "/srv/", Cmd: []string{"run"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tarball.WriteToFile(saved, name.MustParseReference("app:v1"), config); err != nil {
+		t.Fatal(err)
+	}
+	spec := Spec{Name: "app", Archive: saved, Env: map[string]string{"B": "caller"}}
+	tpl, err = s.Build(t.Context(), spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tpl.Env["A"] != "image" || tpl.Env["B"] != "caller" || tpl.User != "1000" || tpl.WorkDir != "/srv" || !slices.Equal(tpl.Cmd, []string{"run"}) {
+		t.Errorf("%+v", tpl)
+	}
+	if again, err := s.Build(t.Context(), spec, nil); err != nil || again.Build != tpl.Build {
+		t.Errorf("the same image was built again: %v", err)
+	}
+	spec.Env = nil
+	if again, err := s.Build(t.Context(), spec, nil); err != nil || again.Build == tpl.Build || again.Env["B"] != "image" {
+		t.Errorf("another environment was not built: %+v, %v", again, err)
+	}
+	spec.Force = true
+	forced, err := s.Build(t.Context(), spec, nil)
+	if err != nil || forced.Build == tpl.Build {
+		t.Errorf("force did not build: %v", err)
+	}
+
+	tarred, err := s.Build(t.Context(), Spec{Name: "tarred", Tar: saved}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(contents(t, tarred.RootFS, "manifest.json"), "app:v1") {
+		t.Error("the archive was not unpacked")
+	}
+	for _, bad := range []Spec{{Name: "x", Tar: "/nosuch"}, {Name: "x", Dir: "/nosuch"}, {Name: "x", Archive: "/nosuch"}, {Name: "x", Dir: dir, Tar: saved}} {
+		if _, err := s.Build(t.Context(), bad, nil); !tartarus.Is(err, tartarus.Invalid) {
+			t.Errorf("%+v: %v", bad, err)
+		}
 	}
 }

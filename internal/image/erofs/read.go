@@ -47,7 +47,8 @@ func CopyImage(w *Writer, src *os.File, skip func(path string) bool) error {
 
 func copyEntry(w *Writer, img fs.FS, src *os.File, name string, info fs.FileInfo, st *goerofs.Stat) error {
 	e := Entry{
-		Path: name, Mode: UnixMode(info.Mode()), UID: st.UID, GID: st.GID, ModTime: info.ModTime(),
+		// go-erofs leaves setuid, setgid and sticky where Unix has them.
+		Path: name, Mode: UnixMode(info.Mode()) | uint32(info.Mode())&0o7000, UID: st.UID, GID: st.GID, ModTime: info.ModTime(),
 		Major: st.Rdev >> 8 & 0xfff, Minor: st.Rdev&0xff | st.Rdev>>12&0xfff00, Xattrs: st.Xattrs,
 	}
 	switch e.Type() {

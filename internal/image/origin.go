@@ -1,0 +1,129 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/image/erofs"
+	"github.com/tartarus-sandbox/tartarus/internal/image/oci"
+	"github.com/tartarus-sandbox/tartarus/internal/image/source"
+	"github.com/tartarus-sandbox/tartarus/internal/image/tiny"
+)
+
+// origin is what fills an image. An empty key says that it must always be built.
+type origin struct {
+	recipe string // for people
+	key    string // over all that decides the content
+	// fill writes the tree and gives what the source knows about running it.
+	fill func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error)
+}
+
+// origin finds out what a spec asks for, without building anything.
+func (s *Store) origin(ctx context.Context, spec Spec) (origin, error) {
+	given := 0
+	for _, field := range []string{spec.Recipe, spec.OCI, spec.Layout, spec.Archive, spec.Dir, spec.Tar} {
+		if field != "" {
+			given++
+		}
+	}
+	if given != 1 {
+		return origin{}, tartarus.Errorf(tartarus.Invalid, "template %s needs one source and has %d", spec.Name, given)
+	}
+	switch {
+	case spec.OCI != "":
+		img, err := oci.Remote(ctx, spec.OCI)
+		return container("oci:"+spec.OCI, img, err)
+	case spec.Layout != "":
+		img, err := oci.Layout(spec.Layout)
+		return container("layout:"+spec.Layout, img, err)
+	case spec.Archive != "":
+		img, err := oci.Archive(spec.Archive)
+		return container("archive:"+spec.Archive, img, err)
+	case spec.Dir != "":
+		return origin{recipe: "dir:" + spec.Dir, fill: func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error) {
+			return Template{}, source.AddDir(ctx, w, spec.Dir, func(n int64) {
+				progress(Progress{Stage: "read folder", Done: n, Message: fmt.Sprintf("%d files", n)})
+			})
+		}}, nil
+	case spec.Tar != "":
+		return origin{recipe: "tar:" + spec.Tar, fill: func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error) {
+			return Template{}, addTarFile(ctx, w, spec.Tar, progress)
+		}}, nil
+	}
+	return s.recipe(spec.Recipe)
+}
+
+func (s *Store) recipe(name string) (origin, error) {
+	switch name {
+	case "tiny":
+		digest, err := s.programs.TinyDigest()
+		if err != nil {
+			return origin{}, err
+		}
+		return origin{
+			recipe: name,
+			key:    digestText(name, tiny.Version, digest),
+			fill: func(_ context.Context, w *erofs.Writer, _ func(Progress)) (Template, error) {
+				program, err := s.programs.Tiny()
+				if err != nil {
+					return Template{}, err
+				}
+				return Template{}, tiny.Add(w, program)
+			},
+		}, nil
+	}
+	return origin{}, tartarus.Errorf(tartarus.NotFound, "there is no recipe %q", name)
+}
+
+func container(recipe string, img *oci.Image, err error) (origin, error) {
+	if err != nil {
+		return origin{}, err
+	}
+	return origin{
+		recipe: recipe,
+		key:    digestText("container", img.Digest),
+		fill: func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error) {
+			err := img.AddTo(ctx, w, func(n, of int) {
+				progress(Progress{Stage: "layers", Done: int64(n), Total: int64(of), Message: fmt.Sprintf("layer %d of %d", n+1, of)})
+			})
+			return Template{Env: img.Config.Env, User: img.Config.User, WorkDir: img.Config.WorkDir, Cmd: img.Config.Cmd}, err
+		},
+	}, nil
+}
+
+func addTarFile(ctx context.Context, w *erofs.Writer, name string, progress func(Progress)) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return &tartarus.Error{Kind: tartarus.Invalid, Message: strings.TrimPrefix(err.Error(), "open "), Err: err}
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("read archive: %w", err)
+	}
+	r, err := source.Reader(ctx, &countingReader{f: f, total: info.Size(), progress: progress})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return source.AddTar(w, r)
+}
+
+// countingReader reports how far a file is read, at every 16 MiB.
+type countingReader struct {
+	f              *os.File
+	n, told, total int64
+	progress       func(Progress)
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.f.Read(p)
+	if c.n += int64(n); c.n-c.told >= 16<<20 {
+		c.told = c.n
+		c.progress(Progress{Stage: "read archive", Done: c.n, Total: c.total, Message: fmt.Sprintf("%d of %d MiB", c.n>>20, c.total>>20)})
+	}
+	return n, err
+}
