@@ -97,25 +97,22 @@ func (s *Server) cross(ctx context.Context, spec tartarus.Spec, job acheron.Job)
 		entered <- err
 	}()
 	queued, err := s.enqueue(ctx, job)
-	if enterErr := <-entered; err == nil && enterErr != nil && !tartarus.Is(enterErr, tartarus.Conflict) {
-		if queued.ID == job.ID {
-			return entry, s.leave(ctx, queued, &entry, enterErr)
-		}
-		return entry, enterErr
-	}
+	enterErr := <-entered
 	switch {
-	case err == nil && queued.ID == job.ID:
-		return s.arrive(ctx, queued, &entry)
-	case err == nil:
-		// An earlier request with this key is the one that counts; this one made nothing but its entry.
-		s.forget(ctx, entry.ID)
-		return s.arrive(ctx, queued, nil)
 	case tartarus.Is(err, tartarus.Mismatch):
 		s.forget(ctx, entry.ID)
 		return entry, tartarus.Errorf(tartarus.Mismatch, "the Idempotency-Key was used with another body: %w", err)
+	case err != nil:
+		// An answer that did not come does not mean that nothing was queued.
+		return entry, s.leave(ctx, job, &entry, err)
+	case queued.ID != job.ID:
+		// An earlier request with this key is the one that counts; this one made nothing but its entry.
+		s.forget(ctx, entry.ID)
+		return s.arrive(ctx, queued, nil)
+	case enterErr != nil && !tartarus.Is(enterErr, tartarus.Conflict):
+		return entry, s.leave(ctx, job, &entry, enterErr)
 	}
-	s.giveUp(ctx, entry, err)
-	return entry, err
+	return s.arrive(ctx, queued, &entry)
 }
 
 // keyRounds bounds how often a key may be used again after what it stood for could not be started. Each round is a retry by a client.
@@ -200,11 +197,12 @@ func (s *Server) leave(ctx context.Context, job acheron.Job, entry *tartarus.San
 	}
 	clean, cancel := after(ctx)
 	defer cancel()
-	err := s.cfg.Queue.Cancel(clean, job.ID)
-	if tartarus.Is(err, tartarus.Conflict) {
+	switch err := s.cfg.Queue.Cancel(clean, job.ID); {
+	case err == nil, tartarus.Is(err, tartarus.NotFound):
+	case tartarus.Is(err, tartarus.Conflict):
 		// It ended while we left. Nobody is told of the sandbox, so nobody would end it.
 		s.stopUnwanted(clean, *entry)
-	} else if err != nil {
+	default:
 		s.log.Warn("job not cancelled", "sandbox", entry.ID, "tenant", entry.Tenant, "node", entry.Node, "error", err)
 	}
 	s.giveUp(clean, *entry, why)
@@ -237,13 +235,22 @@ func (s *Server) stopUnwanted(ctx context.Context, entry tartarus.Sandbox) {
 func (s *Server) giveUp(ctx context.Context, entry tartarus.Sandbox, why error) {
 	ctx, cancel := after(ctx)
 	defer cancel()
-	if err := entry.Transition(tartarus.Failed, tartarus.ReasonStart, why.Error()); err != nil {
+	for range registryTries {
+		if err := entry.Transition(tartarus.Failed, tartarus.ReasonStart, why.Error()); err != nil {
+			return // it has ended by now
+		}
+		entry.EndedAt = time.Now()
+		_, err := s.cfg.Registry.PutSandbox(ctx, entry)
+		if tartarus.Is(err, tartarus.Conflict) {
+			// Either the answer to entering it was lost, or its node has taken it up.
+			if entry, err = s.cfg.Registry.Sandbox(ctx, entry.Tenant, entry.ID); err == nil && entry.Phase == tartarus.Queued {
+				continue
+			}
+		}
+		if err != nil {
+			s.log.Warn("failed start not recorded", "sandbox", entry.ID, "tenant", entry.Tenant, "node", entry.Node, "error", err)
+		}
 		return
-	}
-	entry.EndedAt = time.Now()
-	_, err := s.cfg.Registry.PutSandbox(ctx, entry)
-	if err != nil && !tartarus.Is(err, tartarus.Conflict) {
-		s.log.Warn("failed start not recorded", "sandbox", entry.ID, "tenant", entry.Tenant, "node", entry.Node, "error", err)
 	}
 }
 
