@@ -1,14 +1,15 @@
-# Every target works from a clean checkout on Debian with Go; what is missing is named.
-GO       ?= go
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-RUNSC    := $(shell $(GO) list -m -f '{{.Version}}' gvisor.dev/gvisor 2>/dev/null)
-LDFLAGS  := -s -w -X main.version=$(VERSION) -X gvisor.dev/gvisor/runsc/version.version=$(RUNSC)
-EMBEDDED := internal/image/embedded/bin
+# Every target works from a clean checkout on Debian with Go; test/prerequisites.sh names what is missing, and installs it with --install.
+GO          ?= go
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STATICCHECK := v0.8.2
+RUNSC       := $(shell $(GO) list -m -f '{{.Version}}' gvisor.dev/gvisor 2>/dev/null)
+LDFLAGS     := -s -w -X main.version=$(VERSION) -X gvisor.dev/gvisor/runsc/version.version=$(RUNSC)
 # One set of flags for everything, so that programs and tests share the build cache: compiling gVisor takes minutes.
 export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
+export TARTARUS_BIN := $(CURDIR)/bin/tartarus
 
-.PHONY: build embedded demo test test-unit test-race test-root test-sdk lint bench clean
+.PHONY: build embedded demo test prerequisites lint test-race test-host test-e2e test-sdk test-sdk-quick bench clean
 
 build: embedded ## bin/tartarus, with the guest agent and the tiny userland inside
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/tartarus ./cmd/tartarus
@@ -16,15 +17,46 @@ build: embedded ## bin/tartarus, with the guest agent and the tiny userland insi
 embedded:
 	GO=$(GO) internal/image/embedded/build.sh
 
-demo: ## everything from set-up to a cleaned-up sandbox, with the time of each step
-	./test/demo.sh
+demo: ## from set-up to a cleaned-up sandbox, with the time of each step
+	@test/demo.sh
 
-lint: embedded
-	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+# The order is that of a person in a hurry: what fails most often and fastest comes first.
+test: prerequisites build lint test-race test-host test-e2e test-sdk-quick ## everything; needs root
+
+prerequisites:
+	@test/prerequisites.sh
+
+lint: embedded ## formatting, vet on both processors, staticcheck, known vulnerabilities
+	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt: $$files"; exit 1; }
 	$(GO) vet ./...
-	GOARCH=arm64 $(GO) vet ./...
+	GOARCH=arm64 $(GO) build ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK) ./...
-	./test/vuln.sh
+	test/vuln.sh
+
+# Packages that pull gVisor in are tested without the race detector: it would be compiled anew, and the sandbox kernel does not run under it.
+GVISOR = $(shell $(GO) list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | grep -F gvisor.dev/gvisor | sed 's/[ .]test.*//; s/_test .*//; s/ .*//' | sort -u)
+PLAIN   = $(filter-out $(GVISOR) %/test/e2e %/test/script %/internal/network, $(shell $(GO) list ./...))
+
+test-race: embedded ## unit tests and store conformance, with the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(PLAIN)
+
+# These change the host's network and control groups: one package after the other.
+test-host: build ## drivers, network and what is built upon them
+	$(GO) test -p 1 -timeout 15m ./internal/network/... $(GVISOR)
+
+test-e2e: build ## the built program as its users run it
+	$(GO) test -p 1 -timeout 15m -count 1 ./test/e2e ./test/script
+
+test-sdk: build ## every method of the published SDKs, newest and older releases
+	$(GO) run ./test/sdk
+
+test-sdk-quick: build ## the main job by the newest SDKs
+	$(GO) run ./test/sdk --quick
+
+bench: build ## create, exec and edge against their floors
+	bin/tartarus bench create --n 50 --json
+	bin/tartarus bench exec --json
+	bin/tartarus bench edge --json
 
 clean:
-	rm -rf bin $(EMBEDDED)/tartarus-*
+	rm -rf bin internal/image/embedded/bin/tartarus-*
