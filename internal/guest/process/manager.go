@@ -154,6 +154,9 @@ func (m *Manager) launch(p *Process, path string, args, env []string, dir string
 // conclude waits for the end of p and makes it known.
 func (m *Manager) conclude(p *Process) {
 	<-p.exit
+	if p.terminal != nil {
+		p.terminal.slave.Close() // ours was the last but for children that stay, see hangup
+	}
 	for _, o := range p.outputs {
 		_ = o.file.SetReadDeadline(time.Unix(1, 0)) // a reader that closed it already needs no wake-up
 	}

@@ -154,14 +154,13 @@ func wirePipes(withStdin bool) (w *wires, err error) {
 
 // wireTerminal connects a process by a new pseudo-terminal.
 func wireTerminal(u account.User, cols, rows uint32) (*wires, error) {
-	t, slave, err := openTerminal(cols, rows, u.UID, u.GID)
+	t, err := openTerminal(cols, rows, u.UID, u.GID)
 	if err != nil {
 		return nil, err
 	}
-	fd := slave.Fd()
+	fd := t.slave.Fd()
 	return &wires{
-		child: []uintptr{fd, fd, fd}, theirs: []*os.File{slave}, ours: []*os.File{t.master},
-		outputs: []output{{Terminal, t.master}}, terminal: t,
+		child: []uintptr{fd, fd, fd}, ours: []*os.File{t.master, t.slave}, outputs: []output{{Terminal, t.master}}, terminal: t,
 	}, nil
 }
 

@@ -5,26 +5,26 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tartarus-sandbox/tartarus"
 )
 
-// terminal is the agent's end of a pseudo-terminal.
+// terminal is a pseudo-terminal. The agent keeps the process's end open too until the process is dead: were nobody else
+// to hold it for a moment, reading would fail as if all were over, and many a program closes its end before it exits.
 type terminal struct {
-	master *os.File
+	master, slave *os.File
 }
 
 // maxSide bounds rows and columns: the kernel keeps them in 16 bits.
 const maxSide = 1<<16 - 1
 
 // openTerminal makes a pseudo-terminal whose other end belongs to uid. The caller closes both.
-func openTerminal(cols, rows uint32, uid, gid uint32) (t *terminal, slave *os.File, err error) {
+func openTerminal(cols, rows uint32, uid, gid uint32) (t *terminal, err error) {
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open /dev/ptmx: %w", err)
+		return nil, fmt.Errorf("open /dev/ptmx: %w", err)
 	}
 	master := os.NewFile(uintptr(fd), "/dev/ptmx") // non-blocking, so deadlines work
 	defer func() {
@@ -32,30 +32,31 @@ func openTerminal(cols, rows uint32, uid, gid uint32) (t *terminal, slave *os.Fi
 			master.Close()
 		}
 	}()
-	t = &terminal{master: master}
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		return nil, nil, fmt.Errorf("unlock pseudo-terminal: %w", err)
+		return nil, fmt.Errorf("unlock pseudo-terminal: %w", err)
 	}
 	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	if err != nil {
-		return nil, nil, fmt.Errorf("name pseudo-terminal: %w", err)
+		return nil, fmt.Errorf("name pseudo-terminal: %w", err)
 	}
 	path := "/dev/pts/" + strconv.Itoa(n)
+	// Not by package os, which would make it non-blocking, and that is a thing both ends of a fork share.
 	slaveFD, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	slave = os.NewFile(uintptr(slaveFD), path)
+	slave := os.NewFile(uintptr(slaveFD), path)
+	defer func() {
+		if err != nil {
+			slave.Close()
+		}
+	}()
 	// Programs such as su and screen open their terminal again by name.
-	if err := unix.Fchown(slaveFD, int(uid), int(gid)); err != nil {
-		slave.Close()
-		return nil, nil, fmt.Errorf("chown %s: %w", path, err)
+	if err := slave.Chown(int(uid), int(gid)); err != nil {
+		return nil, err
 	}
-	if err := t.resize(cols, rows); err != nil {
-		slave.Close()
-		return nil, nil, err
-	}
-	return t, slave, nil
+	t = &terminal{master: master, slave: slave}
+	return t, t.resize(cols, rows)
 }
 
 // resize sets the size; the kernel tells the foreground process group with SIGWINCH.
@@ -75,6 +76,3 @@ func (t *terminal) resize(cols, rows uint32) error {
 	}
 	return nil
 }
-
-// endOfTerminal reports whether err is how a master tells that nobody holds the other end any more.
-func endOfTerminal(err error) bool { return errors.Is(err, syscall.EIO) }
