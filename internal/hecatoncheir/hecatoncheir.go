@@ -51,6 +51,9 @@ const (
 	cleanupTime = 30 * time.Second
 	// reportTime bounds one attempt to tell the control plane something.
 	reportTime = 5 * time.Second
+	// toldTime is how long a request waits until the control plane has what it changed: hundreds of store writes, and no wait that a
+	// person feels while the control plane is away.
+	toldTime = 500 * time.Millisecond
 )
 
 // Agent runs the sandboxes of one node.
@@ -65,6 +68,8 @@ type Agent struct {
 	held   map[string]*held // by sandbox id
 	dirty  map[string]tartarus.Sandbox
 	wakeup chan struct{} // capacity 1: something is dirty
+
+	flushing chan struct{} // capacity 1: somebody delivers reports
 
 	starts  sync.WaitGroup // leased work under way
 	rewound chan struct{}  // capacity 1: a deadline changed
@@ -85,7 +90,7 @@ func New(c Config) (*Agent, error) {
 		cfg: c, log: c.Log.With("node", c.Name),
 		usable: map[string]vmm.Driver{}, support: map[string]vmm.Support{},
 		held: map[string]*held{}, dirty: map[string]tartarus.Sandbox{},
-		wakeup: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
+		wakeup: make(chan struct{}, 1), flushing: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
 	}, nil
 }
 

@@ -431,6 +431,32 @@ func TestControlPlaneAway(t *testing.T) {
 	r.expect(sb.ID, tartarus.Stopped, tartarus.ReasonTimeout)
 }
 
+// TestChangesAreToldAtOnce holds that who changed a sandbox finds the change in the registry, however quickly it looks.
+func TestChangesAreToldAtOnce(t *testing.T) {
+	r := newRig(t)
+	sb := r.create()
+	for i := range 50 {
+		want := time.Now().Add(time.Duration(i+5) * time.Minute).Truncate(time.Millisecond)
+		if _, err := r.agent.SetDeadline(t.Context(), sb.ID, want, false); err != nil {
+			t.Fatal(err)
+		}
+		got, err := r.db.Registry().Sandbox(t.Context(), sb.Tenant, sb.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !got.Deadline.Equal(want) {
+			t.Fatalf("change %d: the registry has deadline %s, want %s", i, got.Deadline, want)
+		}
+		rules := tartarus.Network{Internet: i%2 == 0}
+		if _, err := r.agent.SetNetwork(t.Context(), sb.ID, rules); err != nil {
+			t.Fatal(err)
+		}
+		if got, err = r.db.Registry().Sandbox(t.Context(), sb.Tenant, sb.ID); err != nil || got.Network.Internet != rules.Internet {
+			t.Fatalf("change %d: the registry has internet %t, %v", i, got.Network.Internet, err)
+		}
+	}
+}
+
 func TestPauseAndResume(t *testing.T) {
 	r := newRig(t)
 	sb := r.create()

@@ -36,7 +36,7 @@ func (a *Agent) Pause(ctx context.Context, id string) (tartarus.Sandbox, error) 
 		return sb, a.wakeAgain(work, h, err)
 	}
 	sb = h.sandbox()
-	a.tell(sb)
+	a.told(ctx, sb)
 	return sb, nil
 }
 

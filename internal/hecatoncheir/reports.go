@@ -22,6 +22,15 @@ func (a *Agent) tell(sb tartarus.Sandbox) {
 	}
 }
 
+// told is tell for a change that somebody asked for and will look at next: it returns once the control plane has the change, or
+// after toldTime, when the report goes on by itself.
+func (a *Agent) told(ctx context.Context, sb tartarus.Sandbox) {
+	a.tell(sb)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), toldTime)
+	defer cancel()
+	a.flush(ctx)
+}
+
 // reports delivers what tell noted, with backoff while the control plane is away.
 func (a *Agent) reports(ctx context.Context) error {
 	wait := time.Duration(0)
@@ -48,8 +57,14 @@ func (a *Agent) reports(ctx context.Context) error {
 	}
 }
 
-// flush delivers all that is noted and reports whether nothing is left.
+// flush delivers all that is noted and reports whether nothing is left. One at a time: an older state must not follow a newer one.
 func (a *Agent) flush(ctx context.Context) bool {
+	select {
+	case a.flushing <- struct{}{}:
+		defer func() { <-a.flushing }()
+	case <-ctx.Done():
+		return false
+	}
 	a.mu.Lock()
 	batch := a.dirty
 	a.dirty = make(map[string]tartarus.Sandbox, len(batch))
