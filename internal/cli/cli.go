@@ -49,7 +49,6 @@ type global struct {
 	url, keyFile, data, config string
 }
 
-
 // Main runs one command line and returns the exit code of the process. It takes care of signals itself: ctx
 // need not end by them.
 func Main(ctx context.Context, version string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -118,7 +119,16 @@ func (e *Env) copyIn(ctx context.Context, g guest, user, local, remote string) e
 		if err := upload(ctx, g, user, t); err != nil {
 			return err
 		}
+		if t.to, err = absolute(ctx, g, user, target); err != nil {
+			return err
+		}
 		return errors.Join(e.restoreModes(ctx, g, user, []transfer{t}), e.reportCopied(copied{1, t.size}))
+	}
+	if err := g.MakeDir(ctx, user, target); err != nil {
+		return fmt.Errorf("make folder %s: %w", target, err)
+	}
+	if target, err = absolute(ctx, g, user, target); err != nil {
+		return err
 	}
 	files, links, err := e.prepareIn(ctx, g, user, local, target)
 	if err != nil {
@@ -198,30 +208,44 @@ func upload(ctx context.Context, g guest, user string, t transfer) error {
 	return nil
 }
 
+// absolute is the whole path of what was just written. Small tools of the guest get such paths only: they resolve relative ones from
+// another folder than files are, and take one that begins with a dash for an option.
+func absolute(ctx context.Context, g guest, user, remote string) (string, error) {
+	there, err := g.Stat(ctx, user, remote)
+	if err != nil {
+		return "", fmt.Errorf("look at %s: %w", remote, err)
+	}
+	return there.path, nil
+}
+
 // argsAtOnce keeps command lines far below the kernel's limit: 200 paths of at most 4 KiB are under 1 MiB.
 const argsAtOnce = 200
 
-// restoreModes makes files executable again that were: uploads carry no permissions.
+// restoreModes gives files that were executable their permissions again: uploads carry none.
 func (e *Env) restoreModes(ctx context.Context, g guest, user string, files []transfer) error {
-	var paths []string
+	byMode := map[fs.FileMode][]string{}
 	for _, f := range files {
-		if f.mode&0o111 != 0 {
-			paths = append(paths, f.to)
+		if perm := f.mode.Perm(); perm&0o111 != 0 {
+			byMode[perm] = append(byMode[perm], f.to)
 		}
 	}
-	for len(paths) > 0 {
-		n := min(len(paths), argsAtOnce)
-		if err := e.silently(ctx, g, user, append([]string{"chmod", "+x", "--"}, paths[:n]...)); err != nil {
-			return err
+	for mode, paths := range byMode {
+		for part := range slices.Chunk(paths, argsAtOnce) {
+			if err := e.silently(ctx, g, user, append([]string{"chmod", fmt.Sprintf("%o", mode)}, part...)); err != nil {
+				return err
+			}
 		}
-		paths = paths[n:]
 	}
 	return nil
 }
 
 func (e *Env) restoreLinks(ctx context.Context, g guest, user string, links []transfer) error {
 	for _, l := range links {
-		if err := e.silently(ctx, g, user, []string{"ln", "-sf", "--", l.from, l.to}); err != nil {
+		target := l.from
+		if strings.HasPrefix(target, "-") {
+			target = "./" + target
+		}
+		if err := e.silently(ctx, g, user, []string{"ln", "-s", "-f", target, l.to}); err != nil {
 			return err
 		}
 	}

@@ -44,11 +44,9 @@ when there is nothing.`,
 }
 
 func (e *Env) examine(ctx context.Context, c daemon.Config) error {
-	drivers, err := daemon.Drivers(c)
-	if err != nil {
-		return err
-	}
-	r := doctor.Examine(ctx, doctor.Config{DataDir: c.DataDir, Drivers: drivers, Range: c.Network.Base, UID: os.Geteuid()})
+	drivers, problem := daemon.Drivers(c)
+	r := doctor.Examine(ctx, doctor.Config{DataDir: c.DataDir, Drivers: drivers, Range: c.Network.Base, UID: os.Geteuid(), Problem: problem})
+	var err error
 	if e.JSON {
 		err = e.printJSON(r)
 	} else {

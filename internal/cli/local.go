@@ -31,10 +31,13 @@ func (e *Env) serverOrStack(ctx context.Context, runtime string) (cl *client.Cli
 		return nil, nil, err
 	}
 	userAgent := "tartarus-cli/" + e.Version
-	if !s.standard || listens(ctx, s.url) {
-		cl, err = client.New(client.Config{URL: s.url, APIKey: s.key, UserAgent: userAgent})
-		return cl, func() {}, err
+	if cl, err = client.New(client.Config{URL: s.url, APIKey: s.key, UserAgent: userAgent}); err != nil {
+		return nil, nil, err
 	}
+	if !s.standard || e.ours(ctx, cl) {
+		return cl, func() {}, nil
+	}
+	cl.Close()
 	if os.Geteuid() != 0 {
 		return nil, nil, fmt.Errorf("no server is named nor listening on %s, and making sandboxes on this machine needs root "+
 			"(network namespaces, cgroups, nftables): use sudo, or name a server with --url", c.APIAddr)
@@ -62,6 +65,22 @@ func (e *Env) serverOrStack(ctx context.Context, runtime string) (cl *client.Cli
 		stop()
 	}
 	return cl, stop, err
+}
+
+// ours reports whether a server answers that takes our key. One on the default address that belongs to somebody else, with another data
+// folder, is passed by unless a key was given for it.
+func (e *Env) ours(ctx context.Context, cl *client.Client) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	if cl.Health(ctx) != nil {
+		return false
+	}
+	_, given := e.lookup(envKey)
+	if given || e.global.keyFile != "" {
+		return true
+	}
+	_, _, err := cl.ListPage(ctx, client.ListOptions{PageSize: 1})
+	return !tartarus.Is(err, tartarus.Unauthenticated)
 }
 
 // listens reports whether a server of ours answers at url. Whatever else may listen there does not count.

@@ -63,6 +63,7 @@ type Config struct {
 	Drivers []vmm.Driver // runtimes to probe, strongest first
 	Range   netip.Prefix // addresses that sandboxes will get; the zero Prefix is not checked
 	UID     int          // effective user
+	Problem error        // why there are no drivers to probe; nil when there are
 
 	root string // of the file system that is read; tests use one of their own
 }
@@ -111,6 +112,10 @@ func Examine(ctx context.Context, c Config) Report {
 	}
 	r.KVM = kvm.Judge(ctx)
 	r.Checks = append(r.Checks, kvmCheck(r.KVM))
+	if c.Problem != nil {
+		r.Checks = append(r.Checks, Check{Name: "runtimes", Group: Virtual, Status: Fail, Detail: c.Problem.Error(),
+			Fix: "run as root, and with a data folder that can be written to (--data)"})
+	}
 	for _, d := range c.Drivers {
 		s := d.Probe(ctx)
 		r.Runtimes = append(r.Runtimes, Runtime{Name: d.Name(), Usable: s.Usable, Tier: s.Tier, Version: s.Version, Reason: s.Reason})

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -178,6 +179,14 @@ func TestExamineHere(t *testing.T) {
 	}
 	if os.Geteuid() != 0 && r.OK {
 		t.Error("content without root")
+	}
+}
+
+func TestNoDriversIsAFailedCheck(t *testing.T) {
+	r := Examine(t.Context(), Config{DataDir: t.TempDir(), UID: os.Geteuid(), Problem: errors.New("mkdir: permission denied")})
+	last := r.Checks[len(r.Checks)-1]
+	if r.OK || last.Status != Fail || last.Fix == "" || !strings.Contains(last.Detail, "permission denied") {
+		t.Fatalf("%+v", last)
 	}
 }
 
