@@ -318,8 +318,6 @@ var help = map[string]string{
 	"domain":                 "wildcard domain of sandboxes' ports",
 	"edgeCertFile":           "certificate of the edge (PEM); without it the edge has an authority of its own",
 	"edgeKeyFile":            "key of that certificate (PEM)",
-	"edgeCertFile":           "certificate of the edge (PEM); with none its own authority makes them",
-	"edgeKeyFile":            "key of that certificate (PEM)",
 	"runtime":                "runtime of sandboxes: auto, firecracker, qemu or gvisor",
 	"defaultTemplate":        "template of creates that name none (default base when built, else tiny)",
 	"nodeName":               "name of this node",
