@@ -1,0 +1,224 @@
+package redis
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// bells wake those in this process who wait for something that happens in Redis. A ring may come for nothing: whoever
+// is woken looks for itself.
+type bells struct {
+	mu    sync.Mutex
+	nodes map[string][]*bell // Lease calls, in the order they came
+	jobs  map[string][]*bell // Await calls
+}
+
+type bell struct{ ch chan struct{} }
+
+func newBells() *bells { return &bells{nodes: map[string][]*bell{}, jobs: map[string][]*bell{}} }
+
+func (b *bells) add(m map[string][]*bell, name string) *bell {
+	w := &bell{ch: make(chan struct{}, 1)}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m[name] = append(m[name], w)
+	return w
+}
+
+// leave takes w away. A ring that it has not answered goes to the next.
+func (b *bells) leave(m map[string][]*bell, name string, w *bell) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	left := m[name][:0]
+	for _, o := range m[name] {
+		if o != w {
+			left = append(left, o)
+		}
+	}
+	clear(m[name][len(left):])
+	if m[name] = left; len(left) == 0 {
+		delete(m, name)
+	}
+	select {
+	case <-w.ch:
+		wake(left)
+	default:
+	}
+}
+
+// wake rings the first that is not rung yet.
+func wake(waiting []*bell) {
+	for _, w := range waiting {
+		select {
+		case w.ch <- struct{}{}:
+			return
+		default:
+		}
+	}
+}
+
+func wakeAll(waiting []*bell) {
+	for _, w := range waiting {
+		select {
+		case w.ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// work is heard for each job that can be handed out: one waiter goes and looks.
+func (b *bells) work(node string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	wake(b.nodes[node])
+}
+
+func (b *bells) ended(job string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	wakeAll(b.jobs[job])
+}
+
+// all is heard when something may have been missed.
+func (b *bells) all() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range []map[string][]*bell{b.nodes, b.jobs} {
+		for _, waiting := range m {
+			wakeAll(waiting)
+		}
+	}
+}
+
+// listen reads the queue's events from the stream and rings the bells. After a lost connection it goes on where it was, and
+// everybody looks once, should that be trimmed already.
+func (db *DB) listen(ctx context.Context) {
+	last := ""
+	for ctx.Err() == nil {
+		err := db.hear(ctx, &last)
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+		db.bells.all()
+	}
+}
+
+func (db *DB) hear(ctx context.Context, last *string) error {
+	prefix := db.tag("q")
+	c, err := db.server(ctx, prefix)
+	if err != nil {
+		return err
+	}
+	stream := prefix + "events"
+	if *last == "" {
+		newest, err := c.XRevRangeN(ctx, stream, "+", "-", 1).Result()
+		if err != nil {
+			return db.lost(ctx, err)
+		}
+		*last = "0-0"
+		if len(newest) > 0 {
+			*last = newest[0].ID
+		}
+		db.bells.all() // what came before is not told
+	}
+	// Less than Timeout, which bounds the read: a server that is gone is noticed as soon as by any other call.
+	found, err := c.XRead(ctx, &goredis.XReadArgs{Streams: []string{stream, *last}, Count: 1000, Block: db.cfg.Timeout / 2}).Result()
+	if err != nil && err != goredis.Nil {
+		return db.lost(ctx, err)
+	}
+	for _, s := range found {
+		for _, m := range s.Messages {
+			*last = m.ID
+			if node, ok := m.Values["w"].(string); ok {
+				db.bells.work(node)
+			}
+			if job, ok := m.Values["e"].(string); ok {
+				db.bells.ended(job)
+			}
+		}
+	}
+	return nil
+}
+
+// lost has a cluster look again who is who.
+func (db *DB) lost(ctx context.Context, err error) error {
+	if c, ok := db.rdb.(*goredis.ClusterClient); ok {
+		c.ReloadState(ctx)
+	}
+	return err
+}
+
+// timer knows when the queue's scripts must be run without anybody calling: a lease, a backoff or a deadline ends.
+type timer struct {
+	mu    sync.Mutex
+	next  time.Time
+	nudge chan struct{}
+}
+
+func newTimer() *timer { return &timer{nudge: make(chan struct{}, 1)} }
+
+// within makes the timer go off in d at the latest.
+func (t *timer) within(d time.Duration) {
+	at := time.Now().Add(d)
+	t.mu.Lock()
+	sooner := at.Before(t.next)
+	if sooner {
+		t.next = at
+	}
+	t.mu.Unlock()
+	if sooner {
+		select {
+		case t.nudge <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (t *timer) set(d time.Duration) {
+	t.mu.Lock()
+	t.next = time.Now().Add(d)
+	t.mu.Unlock()
+}
+
+func (t *timer) wait() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Until(t.next)
+}
+
+// maxSleep bounds how late a time is kept whose own process has died; others keep theirs to the millisecond.
+const maxSleep = time.Second
+
+// keepTime has Redis do what is due.
+func (db *DB) keepTime(ctx context.Context) {
+	const most = 200
+	for ctx.Err() == nil {
+		sleep := maxSleep/2 + rand.N(maxSleep/2) // replicas need not come all at once
+		db.timer.set(sleep)
+		v, err := db.run(ctx, tickScript, db.tag("q"), most)
+		if err == nil {
+			a := reply(v)
+			if d := time.Duration(a.number(1)) * time.Microsecond; a.number(0) == most {
+				continue
+			} else if d >= 0 {
+				db.timer.within(d)
+			}
+		}
+		for wait := db.timer.wait(); wait > 0; wait = db.timer.wait() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-db.timer.nudge:
+			case <-time.After(wait):
+			}
+		}
+	}
+}

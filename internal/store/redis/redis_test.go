@@ -1,0 +1,51 @@
+package redis
+
+import (
+	"testing"
+
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/store/storetest"
+	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
+)
+
+var (
+	_ hades.Registry   = (*Registry)(nil)
+	_ acheron.Queue    = (*Queue)(nil)
+	_ acheron.Operator = (*Queue)(nil)
+	_ themis.Store     = (*Policies)(nil)
+	_ tenant.Store     = (*Keys)(nil)
+)
+
+func registryOf(db *DB) hades.Registry    { return db.Registry() }
+func queueOf(db *DB) storetest.QueueStore { return db.Queue() }
+func policiesOf(db *DB) themis.Store      { return db.Policies() }
+func keysOf(db *DB) tenant.Store          { return db.Keys() }
+
+// subject makes a factory for one seam on a server. A crash is the server's: it is killed and started again.
+func subject[T any](s *server, part func(*DB) T) storetest.Factory[T] {
+	return func(t *testing.T) storetest.Subject[T] {
+		db := openTest(t, Config{Addrs: []string{s.addr()}})
+		return storetest.Subject[T]{Store: part(db), Crash: func(t *testing.T) T {
+			s.restart(t)
+			return part(openTest(t, Config{Addrs: []string{s.addr()}, Prefix: db.cfg.Prefix}))
+		}}
+	}
+}
+
+func TestSuites(t *testing.T) {
+	s := startServer(t)
+	t.Run("registry", func(t *testing.T) { storetest.Registry(t, subject(s, registryOf)) })
+	t.Run("queue", func(t *testing.T) { storetest.Queue(t, subject(s, queueOf)) })
+	t.Run("policies", func(t *testing.T) { storetest.Policies(t, subject(s, policiesOf)) })
+	t.Run("keys", func(t *testing.T) { storetest.Keys(t, subject(s, keysOf)) })
+}
+
+// TestShards runs the registry's suite spread over several tags.
+func TestShards(t *testing.T) {
+	s := startServer(t, "--appendfsync", "no")
+	storetest.Registry(t, func(t *testing.T) storetest.Subject[hades.Registry] {
+		return storetest.Subject[hades.Registry]{Store: openTest(t, Config{Addrs: []string{s.addr()}, Shards: 7}).Registry()}
+	})
+}

@@ -1,0 +1,251 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha1"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/tartarus-sandbox/tartarus"
+)
+
+//go:embed lua/*.lua
+var sources embed.FS
+
+// script is Lua that Redis runs as a whole. Its KEYS[1] is the prefix of all keys it touches.
+type script struct {
+	text, sha string
+	write     bool // it waits for replicas, where that is asked for
+}
+
+func load(write bool, names ...string) *script {
+	var text strings.Builder
+	for _, n := range names {
+		b, err := sources.ReadFile("lua/" + n + ".lua")
+		if err != nil {
+			panic(err) // built in: a missing one never gets past the first test
+		}
+		text.Write(b)
+	}
+	sum := sha1.Sum([]byte(text.String())) // the name that EVALSHA knows it by
+	return &script{text: text.String(), sha: hex.EncodeToString(sum[:]), write: write}
+}
+
+var (
+	pingScript   = load(false, "ping")
+	layoutScript = load(true, "layout")
+
+	enqueueScript = load(true, "queue", "enqueue")
+	leaseScript   = load(true, "queue", "lease")
+	renewScript   = load(true, "queue", "renew")
+	reportScript  = load(true, "queue", "report")
+	cancelScript  = load(true, "queue", "cancel")
+	jobScript     = load(false, "queue", "job")
+	requeueScript = load(true, "queue", "requeue")
+	purgeScript   = load(true, "queue", "purge")
+	tickScript    = load(true, "queue", "tick")
+
+	putSandboxScript    = load(true, "put_sandbox")
+	removeSandboxScript = load(true, "remove_sandbox")
+	putNodeScript       = load(true, "put_node")
+
+	putKeyScript    = load(true, "put_key")
+	removeKeyScript = load(true, "remove_key")
+
+	putPolicyScript    = load(true, "put_policy")
+	getPolicyScript    = load(false, "get_policy")
+	listPoliciesScript = load(false, "list_policies")
+)
+
+// run runs s where its keys are and returns its answer.
+func (db *DB) run(ctx context.Context, s *script, prefix string, args ...any) (any, error) {
+	var v any
+	err := db.at(ctx, prefix, func(ctx context.Context, c *goredis.Client) (err error) {
+		v, err = s.eval(ctx, c, db.cfg, prefix, args)
+		return err
+	})
+	return v, err
+}
+
+// at calls fn with the server that has prefix, within Timeout, and gives its errors a Kind. fn is called again only when
+// the server said that it did nothing because it is not the one.
+func (db *DB) at(ctx context.Context, prefix string, fn func(context.Context, *goredis.Client) error) error {
+	select {
+	case <-db.closing:
+		return errClosed
+	default:
+	}
+	bounded, cancel := context.WithTimeout(ctx, db.cfg.Timeout)
+	defer cancel()
+	for pause := 10 * time.Millisecond; ; pause *= 2 {
+		c, err := db.server(bounded, prefix)
+		if err == nil {
+			err = fn(bounded, c)
+		}
+		if err == nil || err == goredis.Nil {
+			return err
+		}
+		if !db.cfg.Cluster || !elsewhere(err) {
+			return db.trouble(ctx, err)
+		}
+		db.rdb.(*goredis.ClusterClient).ReloadState(bounded)
+		select {
+		case <-time.After(pause):
+		case <-bounded.Done():
+			return db.trouble(ctx, err)
+		}
+	}
+}
+
+// server finds the master that has prefix.
+func (db *DB) server(ctx context.Context, prefix string) (*goredis.Client, error) {
+	if c, ok := db.rdb.(*goredis.ClusterClient); ok {
+		return c.MasterForKey(ctx, prefix)
+	}
+	return db.rdb.(*goredis.Client), nil
+}
+
+// elsewhere reports that a server of a cluster refused before it did anything.
+func elsewhere(err error) bool {
+	for _, word := range []string{"MOVED ", "ASK ", "TRYAGAIN ", "READONLY "} {
+		if goredis.HasErrorPrefix(err, word) {
+			return true
+		}
+	}
+	return false
+}
+
+// trouble gives an error its Kind. What is the script's or ours stays Internal; everything else is Redis being away.
+func (db *DB) trouble(ctx context.Context, err error) error {
+	if e := ctx.Err(); e != nil {
+		return e
+	}
+	select {
+	case <-db.closing:
+		return errClosed
+	default:
+	}
+	if _, ok := errors.AsType[*tartarus.Error](err); ok {
+		return err
+	}
+	var answer goredis.Error
+	if errors.As(err, &answer) && (goredis.HasErrorPrefix(err, "ERR ") || goredis.HasErrorPrefix(err, "WRONGTYPE ")) && !strings.Contains(err.Error(), "max number of clients") {
+		return err
+	}
+	return noAnswer(err)
+}
+
+func (s *script) eval(ctx context.Context, c *goredis.Client, cfg Config, prefix string, args []any) (any, error) {
+	keys := []string{prefix}
+	v, err := s.once(ctx, c, cfg, func(p goredis.Cmdable) *goredis.Cmd { return p.EvalSha(ctx, s.sha, keys, args...) })
+	if goredis.HasErrorPrefix(err, "NOSCRIPT") {
+		v, err = s.once(ctx, c, cfg, func(p goredis.Cmdable) *goredis.Cmd { return p.Eval(ctx, s.text, keys, args...) })
+	}
+	return v, err
+}
+
+// once sends the script, and WAIT behind it on the same connection where replicas are to have what it changed.
+func (s *script) once(ctx context.Context, c *goredis.Client, cfg Config, send func(goredis.Cmdable) *goredis.Cmd) (any, error) {
+	if !s.write || cfg.WaitReplicas == 0 {
+		return send(c).Result()
+	}
+	pipe := c.Pipeline()
+	cmd := send(pipe)
+	wait := pipe.Do(ctx, "WAIT", cfg.WaitReplicas, (cfg.Timeout / 2).Milliseconds())
+	if _, err := pipe.Exec(ctx); err != nil {
+		if e := cmd.Err(); e != nil {
+			return nil, e
+		}
+		return nil, err
+	}
+	if n := (answer{wait.Val()}).number(0); n < int64(cfg.WaitReplicas) {
+		return nil, tartarus.Errorf(tartarus.Unavailable, "redis: %d of %d replicas have the change so far", n, cfg.WaitReplicas)
+	}
+	return cmd.Result()
+}
+
+// answer is a script's array.
+type answer []any
+
+func reply(v any) answer {
+	a, _ := v.([]any)
+	return a
+}
+
+func (a answer) text(i int) string {
+	if i >= len(a) {
+		return ""
+	}
+	switch v := a[i].(type) {
+	case string:
+		return v
+	case int64:
+		return strconv.FormatInt(v, 10)
+	}
+	return ""
+}
+
+func (a answer) number(i int) int64 {
+	if i >= len(a) {
+		return 0
+	}
+	switch v := a[i].(type) {
+	case int64:
+		return v
+	case string:
+		n, _ := strconv.ParseInt(v, 10, 64)
+		return n
+	}
+	return 0
+}
+
+func (a answer) list(i int) answer {
+	if i >= len(a) {
+		return nil
+	}
+	return reply(a[i])
+}
+
+// fields reads an array of names and values.
+func (a answer) fields() map[string]string {
+	m := make(map[string]string, len(a)/2)
+	for i := 0; i+1 < len(a); i += 2 {
+		m[a.text(i)] = a.text(i + 1)
+	}
+	return m
+}
+
+// micros is t as the scripts count, rounded up: what they compare with it then never happens too early.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	n := t.UnixMicro()
+	if t.Nanosecond()%1000 != 0 {
+		n++
+	}
+	return n
+}
+
+func moment(text string) time.Time {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(n).UTC()
+}
+
+// pairs reads an array of pairs.
+func (a answer) pairs() [][2]string {
+	out := make([][2]string, 0, len(a)/2)
+	for i := 0; i+1 < len(a); i += 2 {
+		out = append(out, [2]string{a.text(i), a.text(i + 1)})
+	}
+	return out
+}
