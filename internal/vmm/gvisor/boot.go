@@ -46,7 +46,7 @@ const (
 
 // Boot implements vmm.Driver.
 func (d *Driver) Boot(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
-	m, err := d.make(ctx, c, false, func(ctx context.Context, m *machine, s *session) error {
+	m, err := d.make(ctx, c, false, func(ctx context.Context, s *session) error {
 		id := guestID
 		return s.call(ctx, boot.ContMgrRootContainerStart, &id, nil)
 	})
@@ -57,7 +57,7 @@ func (d *Driver) Boot(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
 }
 
 // make starts a sandbox process and has begin put a guest into it. When it fails, nothing is left.
-func (d *Driver) make(ctx context.Context, c vmm.Config, restore bool, begin func(context.Context, *machine, *session) error) (_ *machine, err error) {
+func (d *Driver) make(ctx context.Context, c vmm.Config, restore bool, begin func(context.Context, *session) error) (_ *machine, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -75,8 +75,10 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, restore bool, begin fun
 		}
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
-		if why := m.lastWords(cctx); why != "" {
-			err = fmt.Errorf("%w (%s)", err, why)
+		if ctx.Err() == nil && !m.foreign {
+			if why := m.lastWords(cctx); why != "" {
+				err = fmt.Errorf("%w (%s)", err, why)
+			}
 		}
 		if cerr := m.discard(cctx); cerr != nil {
 			err = errors.Join(err, cerr)
@@ -112,7 +114,7 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, restore bool, begin fun
 	if err := s.call(ctx, boot.ContMgrSetNetworkArgs, network, nil); err != nil {
 		return nil, fmt.Errorf("set up guest network: %w", err)
 	}
-	if err := begin(ctx, m, s); err != nil {
+	if err := begin(ctx, s); err != nil {
 		return nil, fmt.Errorf("start guest: %w", err)
 	}
 	// Only now: the start itself takes more than one processor, and being held to the guest's share would double

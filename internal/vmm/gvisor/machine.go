@@ -129,7 +129,7 @@ func (m *machine) verdict(err error) vmm.Exit {
 // before it says why, so it is given a moment.
 func (m *machine) lastWords(ctx context.Context) string {
 	const moment = 200 * time.Millisecond
-	if m.handle != nil && ctx.Err() == nil {
+	if m.handle != nil {
 		ctx, cancel := context.WithTimeout(ctx, moment)
 		defer cancel()
 		_ = m.handle.Wait(ctx)

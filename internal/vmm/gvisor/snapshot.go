@@ -124,7 +124,7 @@ func (d *Driver) restore(ctx context.Context, c vmm.Config, dir string) (*machin
 			<-checked
 		}
 	}()
-	return d.make(ctx, c, true, func(ctx context.Context, _ *machine, s *session) error {
+	return d.make(ctx, c, true, func(ctx context.Context, s *session) error {
 		err := <-checked
 		settled = true
 		if err != nil {

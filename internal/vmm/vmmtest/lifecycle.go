@@ -343,7 +343,7 @@ func adoptOther(e *env) {
 	r.State = replaceNumber(e, r.State, "pid", int64(bystander.Process.Pid))
 	_, err := d.Adopt(e.ctx, r)
 	e.is(err, tartarus.NotFound)
-	if bystander.alive() == false {
+	if !bystander.alive() {
 		e.Error("a process that is not ours was killed")
 	}
 	if _, err := d.Adopt(e.ctx, boss.record); kindOf(err) != tartarus.NotFound {
