@@ -185,7 +185,9 @@ func (h *host) dropNamespace(name string) error {
 // uplinkMTU is that of the default route's device: larger packets would only be cut up there.
 func (h *host) uplinkMTU() int {
 	const ethernet = 1500
-	routes, err := h.links.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return h.links.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	})
 	if err != nil {
 		return ethernet
 	}
@@ -200,7 +202,7 @@ func (h *host) uplinkMTU() int {
 
 // addresses lists the host's own IPv4 addresses and their networks.
 func (h *host) addresses() ([]*net.IPNet, error) {
-	addrs, err := h.links.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return h.links.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}

@@ -273,7 +273,7 @@ func noSockets() error {
 }
 
 func onlyOurLinks(inside *netlink.Handle, kind Kind) error {
-	links, err := inside.LinkList()
+	links, err := whole(inside.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}

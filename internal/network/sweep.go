@@ -27,7 +27,7 @@ func (p *Pool) survey() (map[string]*trace, error) {
 		}
 		return found[name]
 	}
-	links, err := p.host.links.LinkList()
+	links, err := whole(p.host.links.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
