@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -42,7 +41,7 @@ func (e *Edge) carry(w http.ResponseWriter, r *http.Request, t target) {
 		// The guest may answer while the client still sends.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
-	e.ups.to(sb).carrier(l, now).proxy.ServeHTTP(w, r)
+	e.ups.to(sb).carrier(l, now).serve(w, r)
 }
 
 // running finds a sandbox that takes traffic, and wakes it if it sleeps and may be woken by traffic.
@@ -108,11 +107,17 @@ func newCarrier(u *upstream, l lane) *carrier {
 		Rewrite:       c.rewrite,
 		Transport:     u.transports[l.how],
 		FlushInterval: -1, // whatever the guest writes is seen at once
-		BufferPool:    &buffers,
 		ErrorHandler:  c.failed,
 		ErrorLog:      slog.NewLogLogger(u.edge.log.Handler(), slog.LevelDebug),
 	}
 	return c
+}
+
+// serve takes one request to the guest and its answer back.
+func (c *carrier) serve(w http.ResponseWriter, r *http.Request) {
+	p := &passage{proxy: c.proxy}
+	p.proxy.BufferPool, p.proxy.ModifyResponse = p, p.measure
+	p.proxy.ServeHTTP(w, r)
 }
 
 // rewrite makes the request towards the guest.
@@ -149,11 +154,3 @@ func (c *carrier) failed(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	refuse(w, r, refusalOf(err, t))
 }
-
-// buffers are for copying bodies. 64 KiB: the size at which a loopback copy stops getting faster.
-var buffers = pool{sync.Pool{New: func() any { return new([64 << 10]byte) }}}
-
-type pool struct{ sync.Pool }
-
-func (p *pool) Get() []byte  { return p.Pool.Get().(*[64 << 10]byte)[:] }
-func (p *pool) Put(b []byte) { p.Pool.Put((*[64 << 10]byte)(b)) }
