@@ -15,7 +15,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := boot.Run(ctx, os.Args[1:], os.Stderr); err != nil {
+	if err := boot.Run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "tartarus-guest:", err)
 		os.Exit(1)
 	}

@@ -24,7 +24,7 @@ import (
 const gcPercent = 50
 
 // Run serves until ctx ends.
-func Run(ctx context.Context, args []string, stderr io.Writer) error {
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	c := guest.Default()
 	flags := flag.NewFlagSet("tartarus-guest", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -40,7 +40,7 @@ func Run(ctx context.Context, args []string, stderr io.Writer) error {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	if *version {
-		_, err := fmt.Fprintln(stderr, tartarus.AgentVersion)
+		_, err := fmt.Fprintln(stdout, tartarus.AgentVersion)
 		return err
 	}
 	syscall.Umask(0o022)
