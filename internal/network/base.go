@@ -22,6 +22,7 @@ const (
 	setMail     = "mail"     // cables on which port 25 may leave
 	setServices = "services" // cable . port: our own listeners that it may reach, after redirection only
 	setFlows    = "flows"    // cable, counting its connections
+	setAsked    = "asked"    // cable, measuring its questions to our resolver
 	mapExempt   = "exempt"   // cable → chain with its exemptions from the denied ranges
 	mapCustom   = "custom"   // cable → chain with its own rules
 	mapDNS      = "dns"      // cable . gateway → port of the listener that gets what goes to port 53 there
@@ -31,6 +32,12 @@ const (
 // maxFlows bounds the connections that one sandbox has open at a time: the host's table of connections, usually 65,536 to
 // 262,144, is shared by all.
 const maxFlows = 4096
+
+// Packets to our resolver that one sandbox may send: more would only fill the socket that all share. The resolver's own limit is half of it.
+const (
+	askRate  = 200 // a second
+	askBurst = 400
+)
 
 const (
 	hookPrerouting  = unix.NF_INET_PRE_ROUTING
@@ -52,6 +59,7 @@ func baseSets() []set {
 		{name: setMail, key: name},
 		{name: setServices, key: ifPort},
 		{name: setFlows, key: name, flags: unix.NFT_SET_EVAL, size: 65536},
+		{name: setAsked, key: name, flags: unix.NFT_SET_EVAL, size: 65536},
 		{name: mapExempt, key: name, flags: unix.NFT_SET_MAP, data: &verdict},
 		{name: mapCustom, key: name, flags: unix.NFT_SET_MAP, data: &verdict},
 		{name: mapDNS, key: ifAddr, flags: unix.NFT_SET_MAP, data: &port},
@@ -81,12 +89,13 @@ func baseChains() []chain {
 		{"guard", &hook{"filter", hookPrerouting, -150}, []part{
 			rule(notFromSandbox, accept),
 			rule(reply, accept),
-			rule(dns, accept),
+			rule(toResolver, iif, tooManyQuestions, jump(chainDropped)),
+			rule(toResolver, accept),
 			rule(notUnicast, jump(chainDropped)),
 		}},
 		{"redirect", &hook{"nat", hookPrerouting, -100}, []part{
 			rule(notFromSandbox, accept),
-			rule(dns, redirect),
+			rule(toResolver, redirect),
 			rule(isTCP, dport(80), iif, lookup(mapWeb), redirect),
 			rule(isTCP, dport(443), iif, lookup(mapWeb), redirect),
 		}},
@@ -169,7 +178,8 @@ var (
 	notUsual       = rule(l4, isNot(protoICMP), isNot(protoTCP), isNot(protoUDP))
 	notICMP        = rule(l4, isNot(protoICMP)) // after notUsual: TCP or UDP
 	isTCP          = rule(l4, is(protoTCP))
-	dns            = rule(notICMP, dport(53), iif, daddr2, lookup(mapDNS))
+	isUDP          = rule(l4, is(protoUDP))
+	toResolver     = rule(notICMP, dport(53), iif, daddr2, lookup(mapDNS))
 
 	established = ctBits(expr.CtKeySTATE, expr.CtStateBitESTABLISHED)
 	answers     = ctBits(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
@@ -181,6 +191,9 @@ var (
 
 	countFlows = part{&expr.Dynset{SrcRegKey: 1, SetName: setFlows, Operation: unix.NFT_DYNSET_OP_ADD,
 		Exprs: []expr.Any{&expr.Connlimit{Count: maxFlows, Flags: expr.NFT_CONNLIMIT_F_INV}}}} // true when over
+
+	tooManyQuestions = part{&expr.Dynset{SrcRegKey: 1, SetName: setAsked, Operation: unix.NFT_DYNSET_OP_ADD,
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: askRate, Unit: expr.LimitTimeSecond, Burst: askBurst, Over: true}}}}
 
 	accept     = part{&expr.Verdict{Kind: expr.VerdictAccept}}
 	drop       = part{&expr.Verdict{Kind: expr.VerdictDrop}}
@@ -240,5 +253,11 @@ func baseVersion() string {
 			}
 		}
 	}
-	return tableName + " " + hex.EncodeToString(h.Sum(nil)[:6])
+	rules := 0
+	for _, c := range baseChains() {
+		rules += len(c.rules)
+	}
+	return tableName + " " + hex.EncodeToString(h.Sum(nil)[:6]) + versionCount(rules)
 }
+
+func versionCount(rules int) string { return fmt.Sprintf(" of %d rules", rules) }

@@ -344,3 +344,42 @@ func TestFlushedRules(t *testing.T) {
 		t.Error("the slot's own rules are not back")
 	}
 }
+
+// TestChangedBase has somebody take a single rule away, and a build with rules of another shape use the host before this one.
+func TestChangedBase(t *testing.T) {
+	newWorld(t)
+	nft := func(args ...string) {
+		if out, err := exec.Command("nft", args...).CombinedOutput(); err != nil {
+			t.Fatalf("nft %v: %s: %v", args, out, err)
+		}
+	}
+	p := openPool(t, Config{})
+	if there, err := p.fw.baseThere(); err != nil || there != p.fw.version {
+		t.Errorf("base %q, want %q: %v", there, p.fw.version, err)
+	}
+	nft("flush", "chain", "inet", tableName, "guard")
+	if there, err := p.fw.baseThere(); err != nil || there != "" {
+		t.Errorf("a chain is empty and the base counts as %q: %v", there, err)
+	}
+	must(t, p.heal(t.Context()))
+	if there, err := p.fw.baseThere(); err != nil || there != p.fw.version {
+		t.Errorf("healed to %q: %v", there, err)
+	}
+	must(t, p.Close(t.Context()))
+
+	nft("add", "table", "inet", tableName)
+	nft("add", "map", "inet", tableName, mapDNS, "{ type ifname : inet_service; }")
+	nft("add", "chain", "inet", tableName, "input", "{ type filter hook input priority 0; }")
+	nft("add", "rule", "inet", tableName, "input", "accept", "comment", `"tartarus 000000000000 of 1 rules"`)
+	if there, err := p.fw.baseThere(); err != nil || there == "" || there == p.fw.version {
+		t.Errorf("another build's base counts as %q: %v", there, err)
+	}
+	next := openPool(t, Config{})
+	if there, err := next.fw.baseThere(); err != nil || there != next.fw.version {
+		t.Errorf("opened on %q: %v", there, err)
+	}
+	s, err := next.Acquire(t.Context())
+	must(t, err)
+	must(t, next.SetRules(t.Context(), s, Rules{Open: true}))
+	must(t, next.Release(t.Context(), s))
+}

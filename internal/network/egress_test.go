@@ -29,7 +29,7 @@ func matrixDestinations(other *Slot, own *Slot) []destination {
 		{name: "other slot", addr: other.guest.String()},
 		{name: "other gateway", addr: other.gateway.String()},
 		{name: "own gateway", addr: own.gateway.String()},
-		{name: "own gateway dns", addr: own.gateway.String(), port: 53},
+		{name: "other gateway dns", addr: other.gateway.String(), port: 53},
 		{name: "host", addr: hostAddr},
 		{name: "host tcp", addr: hostAddr, proto: protoTCP, port: 22},
 		{name: "host icmp", addr: hostAddr, proto: protoICMP},

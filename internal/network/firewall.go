@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"github.com/tartarus-sandbox/tartarus"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ import (
 type firewall struct {
 	log     *slog.Logger
 	version string
+	dnsPort uint16 // of our own resolver; set before the first slot
 
 	mu    sync.Mutex
 	slots map[string]*Slot // those that have a part of the table
@@ -36,9 +38,7 @@ type applied struct {
 	generation int    // makes the names of chains and sets unlike those they replace
 	chain      string // own rules, "" for none
 	exempt     string
-	pins       map[netip.Addr]time.Time // addresses that answers to allowed names gave, and until when
-	dnsPort    uint16
-	webPort    uint16
+	pins       map[netip.Addr]pin
 }
 
 func newFirewall(log *slog.Logger) *firewall {
@@ -76,79 +76,105 @@ func (f *firewall) commit(b *batch) error {
 
 var inet = &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
 
-// ensure puts the base rules in place and leaves everything else in the table alone. The host's lock is held.
+// ensure puts this build's base rules in place and leaves everything else in the table alone. The host's lock is held.
 func (f *firewall) ensure() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	current, err := f.baseIsCurrent()
-	if err != nil || current {
+	there, err := f.baseThere()
+	if err != nil || there == f.version {
 		return err
 	}
 	var b batch
+	b.addBase(f.version)
+	err = f.commit(&b)
+	if errors.Is(err, os.ErrExist) { // sets that another build shaped otherwise; what slots have in them, their owners restore
+		b = batch{}
+		b.delTable()
+		b.addBase(f.version)
+		err = f.commit(&b)
+	}
+	if err != nil {
+		return fmt.Errorf("put base rules in place: %w", err)
+	}
+	return nil
+}
+
+func (b *batch) addBase(version string) {
 	b.addTable()
 	for i, s := range baseSets() {
 		b.addSet(s, uint32(i+1))
 	}
 	b.flushSet(setDenied)
 	b.put(setDenied, intervals(alwaysDenied)...)
-	for _, c := range baseChains() {
+	chains := baseChains()
+	for _, c := range chains {
 		b.addChain(c.name, c.hook)
 	}
-	for _, c := range baseChains() {
+	for _, c := range chains {
 		b.flushChain(c.name)
 		for _, r := range c.rules {
-			b.addRule(c.name, f.version, r...)
+			b.addRule(c.name, version, r...)
 		}
 	}
-	if err := f.commit(&b); err != nil {
-		return fmt.Errorf("put base rules in place: %w", err)
-	}
-	return nil
 }
 
-// baseIsCurrent compares the rules that are there by their comments: a base rule that was taken out or added shows by number.
-func (f *firewall) baseIsCurrent() (bool, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return false, fmt.Errorf("open netfilter socket: %w", err)
-	}
+// tableExists asks first: the library's errors about what is inside a missing table cannot be told from others.
+func tableExists(conn *nftables.Conn) (bool, error) {
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return false, tartarus.Errorf(tartarus.Unsupported, "network: nftables cannot be used here: %w", err)
 	}
-	found := false
-	for _, t := range tables {
-		found = found || t.Name == tableName
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }), nil
+}
+
+// baseThere is the version of the base rules that are in place; empty where there are none or not all of them. Every base rule carries
+// the version as its comment, and the version says how many there are.
+func (f *firewall) baseThere() (string, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return "", fmt.Errorf("open netfilter socket: %w", err)
 	}
-	if !found {
-		return false, nil
+	if there, err := tableExists(conn); err != nil || !there {
+		return "", err
 	}
-	for _, c := range baseChains() {
-		rules, err := conn.GetRules(inet, &nftables.Chain{Name: c.name, Table: inet})
-		if errors.Is(err, unix.ENOENT) {
-			return false, nil
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return "", fmt.Errorf("list chains: %w", err)
+	}
+	version, count := "", 0
+	for _, c := range chains {
+		if _, _, owned := ownerOf(c.Name); owned || c.Table.Name != tableName {
+			continue
 		}
+		rules, err := conn.GetRules(inet, &nftables.Chain{Name: c.Name, Table: inet})
 		if err != nil {
-			return false, fmt.Errorf("list rules of %s: %w", c.name, err)
-		}
-		if len(rules) != len(c.rules) {
-			return false, nil
+			return "", fmt.Errorf("list rules of %s: %w", c.Name, err)
 		}
 		for _, r := range rules {
-			if !strings.Contains(string(r.UserData), f.version) {
-				return false, nil
+			comment, ok := userdata.GetString(r.UserData, userdata.TypeComment)
+			if !ok || (version != "" && comment != version) {
+				return "", nil
 			}
+			version = comment
+			count++
 		}
 	}
-	return true, nil
+	if !strings.HasSuffix(version, versionCount(count)) {
+		return "", nil
+	}
+	return version, nil
 }
 
 // removeWhenEmpty takes the table away when no realm is left in it. The host's lock is held.
 func (f *firewall) removeWhenEmpty() (bool, error) {
-	members, err := f.members(setRealms)
-	if isMissing(err) {
-		return true, nil
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open netfilter socket: %w", err)
 	}
+	if there, err := tableExists(conn); err != nil || !there {
+		return err == nil, err
+	}
+	members, err := f.members(setRealms)
 	if err != nil || len(members) > 0 {
 		return false, err
 	}
@@ -205,15 +231,17 @@ func portKey(name string, port uint16) []byte {
 	return append(ifKey(name), byte(port>>8), byte(port), 0, 0)
 }
 
+func portData(port uint16) []byte { return []byte{byte(port >> 8), byte(port)} }
+
 // addSlots lets packets with the slots' addresses in, towards rules that drop them all.
 func (f *firewall) addSlots(slots []*Slot) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var b batch
 	for _, s := range slots {
-		s.rules = applied{generation: s.rules.generation}
+		s.setRules(applied{generation: s.rules.generation})
 	}
-	b.basics(slots)
+	b.basics(slots, f.dnsPort)
 	if err := f.commit(&b); err != nil {
 		return fmt.Errorf("add slots to rules: %w", err)
 	}
@@ -223,16 +251,24 @@ func (f *firewall) addSlots(slots []*Slot) error {
 	return nil
 }
 
-func (b *batch) basics(slots []*Slot) {
-	var sources, names []element
+// basics are what every slot has: its source, its counters, and the way to our resolver.
+func (b *batch) basics(slots []*Slot, dnsPort uint16) {
+	var sources, names, resolvers, services []element
 	for _, s := range slots {
+		resolvers = append(resolvers, element{key: sourceKey(s.name, s.gateway), data: portData(dnsPort)})
+		services = append(services, element{key: portKey(s.name, dnsPort)})
 		sources = append(sources, element{key: sourceKey(s.name, s.guest)})
 		names = append(names, element{key: ifKey(s.name)})
 	}
 	b.put(setSources, sources...)
 	b.drop(setDrops, names...) // counting starts from nothing
 	b.drop(setFlows, names...)
+	b.drop(setAsked, names...)
 	b.put(setDrops, names...)
+	if dnsPort != 0 {
+		b.put(setServices, services...)
+		b.put(mapDNS, resolvers...)
+	}
 }
 
 // apply replaces the rules of a slot and tells whether those before let nothing out.
@@ -240,14 +276,14 @@ func (f *firewall) apply(s *Slot, r Rules) (wasClosed bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := s.rules
-	next := applied{rules: r, generation: old.generation + 1}
+	next := applied{rules: r, generation: old.generation + 1, pins: old.keptPins(r, time.Now())}
 	var b batch
 	b.unset(s, old)
 	b.set(s, &next)
 	if err := f.commit(&b); err != nil {
 		return false, fmt.Errorf("change rules of %s: %w", s.name, err)
 	}
-	s.rules = next
+	s.setRules(next)
 	return !old.rules.Open && !old.rules.custom(), nil
 }
 
@@ -283,7 +319,7 @@ func (b *batch) set(s *Slot, a *applied) {
 	switch {
 	case r.custom():
 		a.chain = "custom-" + suffix
-		b.customChain(a)
+		b.customChain(a, time.Now())
 		b.put(mapCustom, element{key: me.key, chain: a.chain})
 	case r.Open:
 		b.put(setOpen, me)
@@ -291,8 +327,11 @@ func (b *batch) set(s *Slot, a *applied) {
 }
 
 // customChain makes the chain that judges what the base rules have let pass.
-func (b *batch) customChain(a *applied) {
+func (b *batch) customChain(a *applied, now time.Time) {
 	b.addChain(a.chain, nil)
+	if len(a.rules.Domains) > 0 {
+		b.addRule(a.chain, "", rule(established, accept)...) // a connection outlives the answer that opened its way
+	}
 	list := func(what string, p []netip.Prefix, verdict part) {
 		if len(p) == 0 {
 			return
@@ -304,6 +343,11 @@ func (b *batch) customChain(a *applied) {
 	}
 	list("allow", a.rules.Allow, accept)
 	list("deny", a.rules.Deny, jump(chainDropped))
+	if len(a.rules.Domains) > 0 {
+		b.addRule(a.chain, "", rule(isUDP, dport(443), jump(chainDropped))...) // QUIC hides the name it is for
+		b.addPins(a, now)
+		b.addRule(a.chain, "", rule(daddr, in(a.pinSet()), accept)...)
+	}
 	if a.rules.Open {
 		b.addRule(a.chain, "", accept...)
 	}
@@ -329,6 +373,9 @@ func (b *batch) unset(s *Slot, a applied) {
 		if len(r.Deny) > 0 {
 			sets = append(sets, a.chain+"-deny")
 		}
+		if len(r.Domains) > 0 {
+			sets = append(sets, a.pinSet())
+		}
 		b.delChainAndSets(a.chain, sets...)
 	case r.Open:
 		b.del(setOpen, me)
@@ -348,17 +395,24 @@ func (f *firewall) removeSlots(slots []*Slot) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var b batch
-	var sources, names []element
+	var sources, names, resolvers, services []element
 	for _, s := range slots {
 		delete(f.slots, s.name)
 		b.unset(s, s.rules)
-		s.rules = applied{generation: s.rules.generation}
+		s.setRules(applied{generation: s.rules.generation})
 		sources = append(sources, element{key: sourceKey(s.name, s.guest)})
 		names = append(names, element{key: ifKey(s.name)})
+		resolvers = append(resolvers, element{key: sourceKey(s.name, s.gateway), data: portData(f.dnsPort)})
+		services = append(services, element{key: portKey(s.name, f.dnsPort)})
 	}
 	b.drop(setSources, sources...)
 	b.drop(setDrops, names...)
 	b.drop(setFlows, names...)
+	b.drop(setAsked, names...)
+	if f.dnsPort != 0 {
+		b.drop(setServices, services...)
+		b.drop(mapDNS, resolvers...)
+	}
 	if err := f.commit(&b); err != nil && !isMissing(err) {
 		return fmt.Errorf("remove slots from rules: %w", err)
 	}
@@ -430,9 +484,9 @@ func findCounter(b []byte) (Counters, bool) {
 func (f *firewall) heal(realms []netip.Prefix) (bool, error) {
 	f.mu.Lock()
 	slots := slices.Collect(maps.Values(f.slots))
-	current, err := f.baseIsCurrent()
+	there, err := f.baseThere()
 	f.mu.Unlock()
-	if err != nil || current {
+	if err != nil || there != "" { // that of another build will do: two that put their own back would never end
 		return false, err
 	}
 	if err := f.ensure(); err != nil {
@@ -462,7 +516,9 @@ func (f *firewall) restore(s *Slot, there *parts, r *Rules) error {
 	next := applied{rules: s.rules.rules, generation: s.rules.generation + 1}
 	if r != nil {
 		next.rules = *r
-	} else if f.slots[s.name] != s {
+	}
+	next.pins = s.rules.keptPins(next.rules, time.Now())
+	if r == nil && f.slots[s.name] != s {
 		return nil // taken down meanwhile
 	}
 	var b batch
@@ -470,12 +526,12 @@ func (f *firewall) restore(s *Slot, there *parts, r *Rules) error {
 		next.generation = max(next.generation, there.generation+1)
 		b.purge(there)
 	}
-	b.basics([]*Slot{s})
+	b.basics([]*Slot{s}, f.dnsPort)
 	b.set(s, &next)
 	if err := f.commit(&b); err != nil {
 		return fmt.Errorf("restore rules of %s: %w", s.name, err)
 	}
-	s.rules = next
+	s.setRules(next)
 	f.slots[s.name] = s
 	return nil
 }

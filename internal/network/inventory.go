@@ -2,7 +2,6 @@ package network
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -37,10 +36,10 @@ func (f *firewall) inventory() (map[string]*parts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter socket: %w", err)
 	}
-	sets, err := conn.GetSets(inet)
-	if errors.Is(err, unix.ENOENT) {
-		return found, nil
+	if there, err := tableExists(conn); err != nil || !there {
+		return found, err
 	}
+	sets, err := conn.GetSets(inet)
 	if err != nil {
 		return nil, fmt.Errorf("list sets: %w", err)
 	}
@@ -94,7 +93,7 @@ func ownerOf(object string) (name string, generation int, ok bool) {
 // purge removes what is there of a slot.
 func (b *batch) purge(p *parts) {
 	for _, m := range p.members {
-		if m.set == setFlows { // the kernel ages them out
+		if m.set == setFlows || m.set == setAsked { // made by packets
 			b.drop(m.set, element{key: m.key})
 		} else {
 			b.del(m.set, element{key: m.key})

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/network/resolver"
+	"golang.org/x/sync/errgroup"
 )
 
 // Kind is the sort of device a machine finds in its slot.
@@ -45,15 +47,18 @@ type Config struct {
 	TAPs  int
 	// MTU of the cables; 0 takes that of the host's default route, at most 1500.
 	MTU int
-	Log *slog.Logger
+	// HostConfig names the name servers that sandboxes' questions are passed on to.
+	HostConfig string
+	Log        *slog.Logger
 }
 
 // Default is a Config that lacks only StateDir.
 func Default() Config {
 	return Config{
-		RunDir: "/run/tartarus",
-		Base:   netip.MustParsePrefix("198.18.0.0/15"), // RFC 2544: benchmarking between network devices, never routed
-		Slots:  8,
+		RunDir:     "/run/tartarus",
+		Base:       netip.MustParsePrefix("198.18.0.0/15"), // RFC 2544: benchmarking between network devices, never routed
+		Slots:      8,
+		HostConfig: "/etc/resolv.conf",
 	}
 }
 
@@ -70,6 +75,9 @@ func (c *Config) validate() error {
 	}
 	if !c.Base.IsValid() {
 		c.Base = def.Base
+	}
+	if c.HostConfig == "" {
+		c.HostConfig = def.HostConfig
 	}
 	c.Base = c.Base.Masked()
 	switch {
@@ -95,7 +103,8 @@ type Pool struct {
 	fw   *firewall
 	mtu  int
 
-	wake chan struct{} // tells Run that slots went out or came back
+	resolver *resolver.Server
+	wake     chan struct{} // tells Run that slots went out or came back
 
 	mu      sync.Mutex
 	realms  []*realm
@@ -128,12 +137,15 @@ func Open(ctx context.Context, c Config) (*Pool, error) {
 	if p.mtu == 0 {
 		p.mtu = h.uplinkMTU()
 	}
-	if err := p.open(ctx); err != nil {
+	err = p.openResolver(ctx)
+	if err == nil {
+		err = p.open(ctx)
+	}
+	if err != nil {
 		p.mu.Lock()
 		p.dropRealms()
 		p.mu.Unlock()
-		p.fw.close()
-		h.close()
+		p.closeAll()
 		return nil, err
 	}
 	return p, nil
@@ -180,9 +192,17 @@ func (p *Pool) open(ctx context.Context) error {
 // refillEvery is how often Run looks at the pool and at the host's rules when nothing wakes it.
 const refillEvery = 30 * time.Second
 
-// Run resets slots that came back, keeps the wanted number ready, and puts the rules back when somebody flushes
-// them. It returns nil when ctx ends. Without it, the pool works but makes every slot when it is asked for.
+// Run resets slots that came back, keeps the wanted number ready, puts the rules back when somebody flushes them, and answers
+// sandboxes' questions for names. It returns nil when ctx ends. Without it, slots are made when they are asked for, and no name is answered.
 func (p *Pool) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.resolver.Run(ctx) })
+	g.Go(func() error { return p.keep(ctx) })
+	return g.Wait()
+}
+
+// keep looks after slots and rules.
+func (p *Pool) keep(ctx context.Context) error {
 	watch, err := watchRules()
 	if err != nil {
 		return err
@@ -192,6 +212,14 @@ func (p *Pool) Run(ctx context.Context) error {
 	flushed := events
 	tick := time.NewTicker(refillEvery)
 	defer tick.Stop()
+	retry := time.NewTimer(0) // a flush from before the watch began shows now
+	defer retry.Stop()
+	heal := func() {
+		if err := p.heal(ctx); err != nil && ctx.Err() == nil {
+			p.log.Error("check and restore egress rules", "error", err)
+			retry.Reset(time.Second)
+		}
+	}
 	p.refill(ctx)
 	for {
 		select {
@@ -205,9 +233,11 @@ func (p *Pool) Run(ctx context.Context) error {
 				p.log.Warn("nothing watches the egress rules any more; they are checked at every tick")
 				flushed = nil
 			}
-			p.heal(ctx)
+			heal()
+		case <-retry.C:
+			heal()
 		case <-tick.C:
-			p.heal(ctx)
+			heal()
 			p.refill(ctx)
 		case <-p.wake:
 			p.refill(ctx)
@@ -216,11 +246,10 @@ func (p *Pool) Run(ctx context.Context) error {
 }
 
 // heal puts the table back where somebody flushed the host's rules, and with it everything the pool's slots need.
-func (p *Pool) heal(ctx context.Context) {
+func (p *Pool) heal(ctx context.Context) error {
 	unlock, err := lockHost(ctx, p.cfg.RunDir)
 	if err != nil {
-		p.log.Error("check egress rules", "error", err)
-		return
+		return err
 	}
 	defer unlock()
 	p.mu.Lock()
@@ -230,11 +259,10 @@ func (p *Pool) heal(ctx context.Context) {
 	}
 	p.mu.Unlock()
 	healed, err := p.fw.heal(realms)
-	if err != nil {
-		p.log.Error("restore egress rules", "error", err)
-	} else if healed {
-		p.log.Warn("egress rules had been flushed by somebody else and are restored")
+	if healed {
+		p.log.Warn("egress rules had been changed by somebody else and are restored")
 	}
+	return err
 }
 
 func (p *Pool) poke() {
@@ -274,9 +302,17 @@ func (p *Pool) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.dropRealms()
 	p.mu.Unlock()
+	return errors.Join(err, p.closeAll())
+}
+
+// closeAll lets go of the process's own resources.
+func (p *Pool) closeAll() error {
 	p.fw.close()
 	p.host.close()
-	return err
+	if p.resolver == nil {
+		return nil
+	}
+	return p.resolver.Close()
 }
 
 // enableForwarding lets the host route for sandboxes. It stays on when the pool closes: by then others may rely on it.

@@ -287,13 +287,24 @@ func (p *Pool) SetRules(ctx context.Context, s *Slot, r Rules) error {
 	r = r.normal()
 	closed, err := p.fw.apply(s, r)
 	if isMissing(err) { // the host's rules were flushed and Run has not been there yet
-		p.heal(ctx)
-		err = p.fw.reapply(s, nil, r)
+		if err = p.heal(ctx); err == nil {
+			err = p.fw.reapply(s, nil, r)
+		}
 	}
 	if err != nil || closed { // nothing can be open where everything was closed
 		return err
 	}
-	return cutDenied(s.guest, func(f flow) bool { return r.permits(f.dst, f.proto, f.dstPort) })
+	return cutDenied(s.guest, p.keeps(s, r))
+}
+
+// keeps tells which of a slot's connections rules let go on.
+func (p *Pool) keeps(s *Slot, r Rules) func(flow) bool {
+	return func(f flow) bool {
+		if f.dst == s.gateway {
+			return f.dstPort == 53 // our resolver, which looks at the rules itself
+		}
+		return r.permits(f.dst, f.proto, f.dstPort) || !(f.proto == protoUDP && f.dstPort == 443) && p.fw.pinned(s, f.dst)
+	}
 }
 
 // Counters are what the sandbox in a slot was refused so far.
@@ -344,5 +355,5 @@ func (p *Pool) adopt(s *Slot, there *parts, r Rules) error {
 	if err := p.fw.reapply(s, there, r); err != nil {
 		return err
 	}
-	return cutDenied(s.guest, func(f flow) bool { return r.permits(f.dst, f.proto, f.dstPort) })
+	return cutDenied(s.guest, p.keeps(s, r))
 }

@@ -152,6 +152,31 @@ func (r Rules) normal() Rules {
 	return r
 }
 
+// resolves reports whether a name may be asked for: any where the rest is open, else the allowed ones. A
+// wildcard stands for everything below its domain, not for the domain itself.
+func (r Rules) resolves(name string) bool {
+	if r.Open {
+		return true
+	}
+	for _, d := range r.Domains {
+		if below, wild := strings.CutPrefix(d, "*"); name == d || wild && len(name) > len(below) && strings.HasSuffix(name, below) {
+			return true
+		}
+	}
+	return false
+}
+
+// reaches reports whether a name may stand for this address.
+func (r Rules) reaches(a netip.Addr) bool {
+	in := func(list []netip.Prefix) bool {
+		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	if !a.Is4() || in(alwaysDenied) && !in(r.Exempt) {
+		return false
+	}
+	return in(r.Allow) || !in(r.Deny)
+}
+
 // custom reports whether r needs a chain of its own; without one a slot is simply open or closed.
 func (r Rules) custom() bool { return len(r.Allow)+len(r.Deny)+len(r.Domains) > 0 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 )
@@ -48,7 +49,14 @@ type Slot struct {
 	inode   uint64 // of the namespace
 	state   state  // under Pool.mu
 
-	rules applied // under firewall.mu: what the host's rules hold for this slot
+	rules   applied               // under firewall.mu: what the host's rules hold for this slot
+	current atomic.Pointer[Rules] // the same rules, for who serves the slot's packets
+}
+
+// setRules notes what the host's rules hold now. firewall.mu is held.
+func (s *Slot) setRules(a applied) {
+	s.rules = a
+	s.current.Store(&a.rules)
 }
 
 // Record is what a later process needs to take the slot over.

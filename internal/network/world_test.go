@@ -261,8 +261,16 @@ func (w *world) wire(s *Slot) *wire {
 	w.t.Helper()
 	x := &wire{t: w.t, slot: s}
 	w.within(s.path, func() (err error) { x.fd, err = packetSocket(guestLink); return err })
-	w.t.Cleanup(func() { unix.Close(x.fd) })
+	w.t.Cleanup(func() { unwire(x) })
 	return x
+}
+
+// unwire lets go of the slot, once.
+func unwire(x *wire) {
+	if x.fd >= 0 {
+		unix.Close(x.fd)
+		x.fd = -1
+	}
 }
 
 func (x *wire) send(frame []byte) {

@@ -1,0 +1,192 @@
+package tartarus_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/tartarus-sandbox/tartarus"
+
+// allowed is the direction of imports inside this module: who may import what, and why. "." is the root package, which
+// everybody may import. A trailing /... covers a subtree. Test files may import anything.
+var allowed = []struct{ from, to, reason string }{
+	{"cmd/tartarus", "internal/cli", "the program is its command line"},
+	{"cmd/tartarus", "internal/vmm/gvisor", "the program re-executes itself as the gVisor sandbox, before anything else runs"},
+	{"cmd/tartarus", "internal/vmm/firecracker", "the program re-executes itself as the page-fault handler"},
+	{"cmd/tartarus-guest", "internal/guest/...", "the agent is its library"},
+
+	{"client", "api", "the public client speaks the wire"},
+	{"internal/cli", "api", "what the client returns is printed"},
+	{"client", "api/gen/...", "the public client speaks the wire"},
+
+	{"internal/cli", "client", "the command line is a client of the public API"},
+	{"internal/cli", "internal/daemon", "up, and run without a server, start the stack in-process"},
+	{"internal/cli", "internal/doctor", "doctor is a verb"},
+	{"internal/cli", "internal/image/...", "templates are built on this machine"},
+	{"internal/cli", "internal/guest/guestclient", "exec, cp and logs talk to the guest agent"},
+	{"internal/cli", "internal/bench", "bench is a verb"},
+	{"internal/cli", "internal/vmm", "leftovers are printed"},
+	{"internal/bench", "*", "a benchmark holds every layer against its floor"},
+
+	{"internal/daemon", "*", "the one place that chooses stores and runtimes"},
+	{"internal/doctor", "internal/kvm", "KVM is judged by running a guest"},
+	{"internal/doctor", "internal/vmm", "drivers say whether they are usable"},
+
+	{"internal/olympus", "internal/acheron", "creates are queued"},
+	{"internal/olympus", "internal/hades", "sandboxes and nodes are looked up"},
+	{"internal/olympus", "internal/judges", "creates are judged"},
+	{"internal/olympus", "internal/phlegethon", "creates are placed"},
+	{"internal/olympus", "internal/tenant", "requests are authenticated"},
+	{"internal/olympus", "internal/network", "network options are parsed where they are enforced"},
+	{"internal/olympus", "api", "the bodies of the API"},
+	{"internal/olympus", "internal/recent", "keys and templates are not read for each request"},
+	{"internal/olympus/olympustest", "*", "a whole control plane for tests of it, of the edge and of the client"},
+	{"internal/edge", "internal/recent", "sandboxes are not looked up for each request"},
+	{"internal/edge", "internal/olympus", "guests are dialled through the fleet, as the API sees it"},
+	{"internal/edge", "internal/hades", "a host name leads to a sandbox"},
+	{"internal/judges", "internal/tenant", "quotas are a tenant's"},
+	{"internal/judges", "internal/hades", "quotas count sandboxes"},
+	{"internal/phlegethon", "internal/hades", "nodes are placed on"},
+
+	{"internal/hecatoncheir", "internal/acheron", "work is leased"},
+	{"internal/hecatoncheir", "internal/hades", "the node registers itself"},
+	{"internal/hecatoncheir", "internal/network", "sandboxes get slots"},
+	{"internal/hecatoncheir", "internal/vmm", "sandboxes get machines"},
+	{"internal/hecatoncheir", "internal/guest/guestclient", "the agent in the guest is told who it is"},
+
+	{"internal/network", "internal/vmm", "a slot yields the guest's interface"},
+	{"internal/network", "internal/network/...", "what serves a slot has its rules as policy"},
+	{"internal/vmm/gvisor", "internal/vmm", "adapter of the seam"},
+	{"internal/vmm/fake", "internal/vmm", "adapter of the seam"},
+	{"internal/vmm/firecracker", "internal/vmm", "adapter of the seam"},
+	{"internal/vmm/qemu", "internal/vmm", "adapter of the seam"},
+	{"internal/vmm/vmmtest", "internal/vmm", "the conformance suite of the seam"},
+	{"internal/vmm/vmmtest/...", "internal/vmm/...", "the conformance suite of the seam"},
+
+	{"internal/store/...", "internal/store/...", "suites and adapters share their parts"},
+	{"internal/store/...", "internal/acheron", "adapter of the seam"},
+	{"internal/store/...", "internal/hades", "adapter of the seam"},
+	{"internal/store/...", "internal/tenant", "adapter of the seam"},
+	{"internal/store/...", "internal/themis", "adapter of the seam"},
+
+	{"internal/guest/...", "internal/guest/...", "one agent in several parts"},
+	{"internal/guest/...", "api/gen/...", "the agent speaks the wire"},
+	{"internal/image/...", "internal/image/...", "one image builder in several parts"},
+	{"api/gen/...", "api/gen/...", "generated code"},
+}
+
+// forbidden are outside modules that must stay where they are, with the reason.
+var forbidden = []struct{ prefix, except, reason string }{
+	{"gvisor.dev/gvisor", "internal/vmm/gvisor", "31 MB and minutes of compiling: only the driver may pull it in"},
+	{"modernc.org/sqlite", "internal/store/sqlite", "a store's library stays behind its seam"},
+	{"github.com/redis/go-redis", "internal/store/redis", "a store's library stays behind its seam"},
+	{"github.com/google/nftables", "internal/network", "one owner of the packet filter"},
+	{"github.com/spf13/cobra", "internal/cli", "verbs live in the command line"},
+}
+
+func TestImportDirection(t *testing.T) {
+	used := make([]bool, len(allowed))
+	for dir, imports := range packages(t) {
+		for _, imp := range imports {
+			to, ours := strings.CutPrefix(imp, module+"/")
+			if !ours {
+				checkOutside(t, dir, imp)
+				continue
+			}
+			ok := false
+			for i, rule := range allowed {
+				if covers(rule.from, dir) && (rule.to == "*" || covers(rule.to, to)) {
+					ok, used[i] = true, true
+				}
+			}
+			if !ok {
+				t.Errorf("%s imports %s: not in the table of allowed imports", dir, to)
+			}
+		}
+	}
+	for i, rule := range allowed {
+		if !used[i] {
+			t.Logf("rule %s -> %s is not used yet", rule.from, rule.to)
+		}
+	}
+}
+
+func checkOutside(t *testing.T, dir, imp string) {
+	for _, f := range forbidden {
+		if strings.HasPrefix(imp, f.prefix) && dir != f.except && !strings.HasPrefix(dir, f.except+"/") && dir != "internal/bench" {
+			t.Errorf("%s imports %s: %s", dir, imp, f.reason)
+		}
+	}
+}
+
+func covers(pattern, path string) bool {
+	if tree, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return path == tree || strings.HasPrefix(path, tree+"/")
+	}
+	return pattern == path
+}
+
+// packages maps each package folder of this module to what its non-test files import.
+func packages(t *testing.T) map[string][]string {
+	out := map[string][]string{}
+	walkGo(t, func(path string, isTest bool) {
+		if isTest {
+			return
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.ToSlash(filepath.Dir(path))
+		for _, imp := range f.Imports {
+			if p := strings.Trim(imp.Path.Value, `"`); p != module && !slices.Contains(out[dir], p) {
+				out[dir] = append(out[dir], p)
+			}
+		}
+	})
+	return out
+}
+
+func walkGo(t *testing.T, visit func(path string, isTest bool)) {
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "node_modules" || d.Name() == "data") {
+			return filepath.SkipDir
+		}
+		if strings.HasSuffix(path, ".go") {
+			visit(path, strings.HasSuffix(path, "_test.go"))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestEveryPackageIsDocumented holds that a reader who opens any folder finds one sentence that says what it is.
+func TestEveryPackageIsDocumented(t *testing.T) {
+	documented := map[string]bool{}
+	walkGo(t, func(path string, isTest bool) {
+		dir := filepath.ToSlash(filepath.Dir(path))
+		if isTest || strings.HasPrefix(dir, "api/gen") {
+			return
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.PackageClauseOnly|parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		documented[dir] = documented[dir] || f.Doc != nil && len(f.Doc.Text()) > 40
+	})
+	for dir, ok := range documented {
+		if !ok {
+			t.Errorf("%s has no package comment", dir)
+		}
+	}
+}
