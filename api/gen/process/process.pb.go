@@ -24,11 +24,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Signal holds the signals a client can send, by their Linux numbers.
+// Signal holds the signals a client can send, by their Linux numbers. SDKs send the latter two; an
+// interrupt is what a command line passes on when somebody presses Ctrl-C.
 type Signal int32
 
 const (
 	Signal_SIGNAL_UNSPECIFIED Signal = 0
+	Signal_SIGNAL_SIGINT      Signal = 2
 	Signal_SIGNAL_SIGTERM     Signal = 15
 	Signal_SIGNAL_SIGKILL     Signal = 9
 )
@@ -37,11 +39,13 @@ const (
 var (
 	Signal_name = map[int32]string{
 		0:  "SIGNAL_UNSPECIFIED",
+		2:  "SIGNAL_SIGINT",
 		15: "SIGNAL_SIGTERM",
 		9:  "SIGNAL_SIGKILL",
 	}
 	Signal_value = map[string]int32{
 		"SIGNAL_UNSPECIFIED": 0,
+		"SIGNAL_SIGINT":      2,
 		"SIGNAL_SIGTERM":     15,
 		"SIGNAL_SIGKILL":     9,
 	}
@@ -1814,9 +1818,10 @@ const file_process_process_proto_rawDesc = "" +
 	"\x12SendSignalResponse\"G\n" +
 	"\x11CloseStdinRequest\x122\n" +
 	"\aprocess\x18\x01 \x01(\v2\x18.process.ProcessSelectorR\aprocess\"\x14\n" +
-	"\x12CloseStdinResponse*H\n" +
+	"\x12CloseStdinResponse*[\n" +
 	"\x06Signal\x12\x16\n" +
-	"\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSIGNAL_SIGINT\x10\x02\x12\x12\n" +
 	"\x0eSIGNAL_SIGTERM\x10\x0f\x12\x12\n" +
 	"\x0eSIGNAL_SIGKILL\x10\t2\x91\x04\n" +
 	"\aProcess\x123\n" +

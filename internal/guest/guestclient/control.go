@@ -66,15 +66,15 @@ func (p *Process) Resize(ctx context.Context, s Size) error {
 	return callError(err)
 }
 
-// Signal sends SIGTERM or SIGKILL to the process. One that has ended is tartarus.NotFound.
+// Signal sends SIGINT, SIGTERM or SIGKILL to the process. One that has ended is tartarus.NotFound.
 func (p *Process) Signal(ctx context.Context, sig syscall.Signal) error {
 	return p.client.Signal(ctx, p.PID, sig)
 }
 
 // Signal is Process.Signal by number.
 func (c *Client) Signal(ctx context.Context, pid int, sig syscall.Signal) error {
-	if sig != syscall.SIGTERM && sig != syscall.SIGKILL {
-		return tartarus.Errorf(tartarus.Invalid, "only SIGTERM and SIGKILL can be sent, not %s", sig)
+	if sig != syscall.SIGINT && sig != syscall.SIGTERM && sig != syscall.SIGKILL {
+		return tartarus.Errorf(tartarus.Invalid, "only SIGINT, SIGTERM and SIGKILL can be sent, not %s", sig)
 	}
 	_, err := c.procs.SendSignal(ctx, connect.NewRequest(&processpb.SendSignalRequest{Process: selector(pid), Signal: processpb.Signal(sig)}))
 	return callError(err)

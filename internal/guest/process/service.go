@@ -210,6 +210,8 @@ func (s Service) StreamInput(ctx context.Context, stream *connect.ClientStream[p
 func (s Service) SendSignal(_ context.Context, req *connect.Request[processpb.SendSignalRequest]) (*connect.Response[processpb.SendSignalResponse], error) {
 	var sig unix.Signal
 	switch req.Msg.GetSignal() {
+	case processpb.Signal_SIGNAL_SIGINT:
+		sig = unix.SIGINT
 	case processpb.Signal_SIGNAL_SIGTERM:
 		sig = unix.SIGTERM
 	case processpb.Signal_SIGNAL_SIGKILL:
