@@ -58,6 +58,9 @@ type Spec struct {
 	Dir     string // folder that is the root filesystem
 	Tar     string // file: tar, or tar compressed by gzip or zstd
 
+	// Packages are Debian packages besides those of the recipe base or code-interpreter.
+	Packages []string
+
 	Env      map[string]string // added to the source's
 	User     string            // instead of the source's
 	WorkDir  string

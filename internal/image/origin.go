@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/image/debian"
 	"github.com/tartarus-sandbox/tartarus/internal/image/erofs"
 	"github.com/tartarus-sandbox/tartarus/internal/image/oci"
 	"github.com/tartarus-sandbox/tartarus/internal/image/source"
@@ -53,11 +56,11 @@ func (s *Store) origin(ctx context.Context, spec Spec) (origin, error) {
 			return Template{}, addTarFile(ctx, w, spec.Tar, progress)
 		}}, nil
 	}
-	return s.recipe(spec.Recipe)
+	return s.recipe(spec)
 }
 
-func (s *Store) recipe(name string) (origin, error) {
-	switch name {
+func (s *Store) recipe(spec Spec) (origin, error) {
+	switch name := spec.Recipe; name {
 	case "tiny":
 		digest, err := s.programs.TinyDigest()
 		if err != nil {
@@ -74,8 +77,28 @@ func (s *Store) recipe(name string) (origin, error) {
 				return Template{}, tiny.Add(w, program)
 			},
 		}, nil
+	case "base":
+		return s.debian(spec, name, debian.Base...)
 	}
-	return origin{}, tartarus.Errorf(tartarus.NotFound, "there is no recipe %q", name)
+	return origin{}, tartarus.Errorf(tartarus.NotFound, "there is no recipe %q", spec.Recipe)
+}
+
+// debian is an image of Debian packages: those of the recipe and those the caller wants besides.
+func (s *Store) debian(spec Spec, name string, packages ...string) (origin, error) {
+	r, err := debian.Plan(append(slices.Clone(packages), spec.Packages...)...)
+	if err != nil {
+		return origin{}, err
+	}
+	return origin{
+		recipe: name,
+		key:    digestText(r.Key()),
+		fill: func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error) {
+			err := r.AddTo(ctx, w, filepath.Join(s.dir, "tmp"), func(stage string, done, total int64, message string) {
+				progress(Progress{Stage: stage, Done: done, Total: total, Message: message})
+			})
+			return Template{Env: map[string]string{"LANG": "C.UTF-8"}}, err
+		},
+	}, nil
 }
 
 func container(recipe string, img *oci.Image, err error) (origin, error) {

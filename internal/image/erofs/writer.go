@@ -334,3 +334,29 @@ func (w *Writer) RemoveLowerChildren(name string) error {
 	}
 	return nil
 }
+
+// Walk calls do for the entry at name and all below it, by name. Do may add, but remove nothing.
+func (w *Writer) Walk(name string, do func(Entry) error) error {
+	n, err := w.find(name)
+	if err != nil {
+		if tartarus.Is(err, tartarus.NotFound) {
+			return nil
+		}
+		return err
+	}
+	return walkInode(strings.Trim(name, "/"), n, do)
+}
+
+func walkInode(name string, n *inode, do func(Entry) error) error {
+	e := n.Entry
+	e.Path = name // one of several, for a file with hard links
+	if err := do(e); err != nil {
+		return err
+	}
+	for _, below := range sortedNames(n) {
+		if err := walkInode(path.Join(name, below), n.children[below].inode, do); err != nil {
+			return err
+		}
+	}
+	return nil
+}
