@@ -267,6 +267,11 @@ func TestSignedURLs(t *testing.T) {
 			t.Errorf("a signature that nobody made: got %d", got.status)
 		}
 	}
+	// A browser asks first, by another method.
+	ask := r.do(http.DefaultClient, "OPTIONS", sign(b, "/up", "write", "", ""), "", "Access-Control-Request-Method", "POST", "Origin", "http://x")
+	if ask.status != 200 || !strings.HasPrefix(ask.body, "OPTIONS|") {
+		t.Errorf("preflight: got %d %s", ask.status, ask.body)
+	}
 	// One made after the tokens were read is found all the same.
 	late := r.sandbox(nil)
 	eventually(t, "a new sandbox's signature leads to it", func() bool {

@@ -53,8 +53,11 @@ func (s *signed) target(r *http.Request) (target, error) {
 	if signature == "" {
 		return target{}, nil
 	}
-	operation := "read"
-	if r.Method == http.MethodPost {
+	method, operation := r.Method, "read"
+	if method == http.MethodOptions {
+		method = r.Header.Get("Access-Control-Request-Method") // a browser asks before it uploads
+	}
+	if method == http.MethodPost {
 		operation = "write"
 	}
 	now := time.Now()

@@ -109,3 +109,12 @@ func (s *Server) catch(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(api.HeaderShouldRetry, "false")
 	refuse(w, http.StatusInternalServerError, "the server has a fault; its log has it under request "+w.Header().Get(headerRequest), "internal")
 }
+
+// survive keeps the panic of one request's goroutine from ending all others. It is deferred there; the handler's own is caught by catch.
+func (s *Server) survive() {
+	if p := recover(); p != nil {
+		s.log.Error("request panicked", "panic", p, "stack", string(debug.Stack()))
+	}
+}
+
+var errPanicked = errors.New("a part of the request panicked")

@@ -159,6 +159,9 @@ func TestBadUpdates(t *testing.T) {
 		{"POST", "/connect", `{"timeout":86401}`, "86400"},
 		{"POST", "/connect", `[`, "JSON object"},
 		{"POST", "/resume", `{"timeout":-1}`, "timeout"},
+		{"GET", "?ended=maybe", "", "ended"},
+		{"GET", "?ended=", "", "ended"},
+		{"GET", "?%zz", "", "query"},
 		{"GET", "/metrics?start=x", "", "start"},
 		{"GET", "/metrics?start=-1", "", "start"},
 		{"GET", "/metrics?end=99999999999999999", "", "end"},
@@ -173,7 +176,7 @@ func TestBadUpdates(t *testing.T) {
 	}
 	for _, query := range []string{
 		"state=walking", "state=", "state=running,,paused", "order=up", "limit=0", "limit=101", "limit=x", "limit=", "nextToken=x", "nextToken=!!!",
-		"nextToken=YWJj", "startedAfter=yesterday", "metadata=a%3Db%253B%3B", "metadata=%3Dv", "metadata=" + url.QueryEscape(strings.Repeat("k", 300)), "a;b", "%",
+		"nextToken=YWJj", "startedAfter=yesterday", "startedAfter=", "metadata=a%3Db%253B%3B", "metadata=%3Dv", "metadata=" + url.QueryEscape(strings.Repeat("k", 300)), "a;b", "%",
 	} {
 		r.call("developer", "GET", "/v2/sandboxes?"+query, "").want(400)
 	}

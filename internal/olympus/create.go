@@ -92,9 +92,10 @@ func (s *Server) cross(ctx context.Context, spec tartarus.Spec, job acheron.Job)
 	// reports before the entry is there makes the entry.
 	entered := make(chan error, 1)
 	go func() {
-		var err error
+		err := errPanicked // unless it gets further
+		defer func() { entered <- err }()
+		defer s.survive()
 		entry.Revision, err = s.cfg.Registry.PutSandbox(ctx, entry)
-		entered <- err
 	}()
 	queued, err := s.enqueue(ctx, job)
 	enterErr := <-entered

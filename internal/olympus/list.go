@@ -102,7 +102,7 @@ func listQuery(q url.Values) (query hades.Query, running bool, err error) {
 		return query, false, err
 	}
 	query.Template = q.Get("template")
-	if t := q.Get("startedAfter"); t != "" {
+	if t := q.Get("startedAfter"); q.Has("startedAfter") {
 		if query.StartedAfter, err = time.Parse(time.RFC3339Nano, t); err != nil {
 			return query, false, tartarus.Errorf(tartarus.Invalid, "startedAfter %.40q must be a time such as 2026-01-31T12:00:00Z", t)
 		}

@@ -90,6 +90,7 @@ func (s *Server) metricsBatch(w http.ResponseWriter, r *http.Request, who caller
 		hands <- struct{}{}
 		group.Go(func() {
 			defer func() { <-hands }()
+			defer s.survive()
 			if m, ok := s.newest(r.Context(), who, id); ok {
 				mu.Lock()
 				defer mu.Unlock()

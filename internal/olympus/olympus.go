@@ -1,5 +1,7 @@
 // Package olympus is the control-plane API: it authenticates, judges, places and queues what clients ask for, and
 // forwards to the nodes what concerns a running sandbox. It keeps nothing in memory that another replica would miss.
+//
+// It is larger than other packages because a third of it reads and checks what clients send, route by route.
 package olympus
 
 import (

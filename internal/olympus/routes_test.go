@@ -163,6 +163,22 @@ func TestPanicIsCaught(t *testing.T) {
 	r.call("developer", "GET", "/teams", "").want(200)
 }
 
+// explosive is a registry that panics where handlers use it from goroutines of their own.
+type explosive struct{ hades.Registry }
+
+func (explosive) PutSandbox(context.Context, tartarus.Sandbox) (int64, error) { panic("on purpose") }
+func (explosive) Sandbox(context.Context, string, string) (tartarus.Sandbox, error) {
+	panic("on purpose")
+}
+
+func TestPanicBesideAHandler(t *testing.T) {
+	r := newRig(t, func(c *olympus.Config, n *olympustest.Node) { c.Registry = explosive{c.Registry} })
+	r.call("developer", "POST", "/v2/sandboxes", `{"templateID":"base"}`).want(500)
+	r.held(0)
+	r.call("developer", "GET", "/sandboxes/metrics?sandbox_ids=i1", "").want(200, `{"sandboxes":{}}`)
+	r.call("developer", "GET", "/sandboxes/i1", "").want(500)
+}
+
 // What the store cannot answer is no 500, and does not tell the client what went wrong inside.
 func TestStoreAway(t *testing.T) {
 	r := newRig(t, func(c *olympus.Config, _ *olympustest.Node) { c.Registry = away{c.Registry} })

@@ -55,9 +55,16 @@ func (s *Server) onNode(r *http.Request, sb tartarus.Sandbox) (Node, error) {
 
 // detail describes one sandbox. One that has ended is only found by those who ask for it, because for SDKs an ended sandbox is none.
 func (s *Server) detail(w http.ResponseWriter, r *http.Request, who caller) error {
+	q, err := parseQuery(r)
+	if err != nil {
+		return err
+	}
 	find := s.present
-	if r.URL.Query().Get("ended") == "true" {
+	switch ended := q.Get("ended"); {
+	case ended == "true":
 		find = s.lookUp
+	case ended != "false" && q.Has("ended"):
+		return tartarus.Errorf(tartarus.Invalid, "ended %.20q must be true or false", ended)
 	}
 	sb, err := find(r, who)
 	if err != nil {
