@@ -160,6 +160,10 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 func poll(ts *testscript.TestScript, what string, ok func() bool) {
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
+			for _, name := range []string{"one", "two", "job", "server"} {
+				raw, _ := os.ReadFile(ts.MkAbs(name + ".err"))
+				ts.Logf("%s.err: %s", name, raw)
+			}
 			ts.Fatalf("waited %s for %s", patience, what)
 		}
 	}
