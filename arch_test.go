@@ -36,6 +36,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/daemon", "*", "the one place that chooses stores and runtimes"},
 	{"internal/doctor", "internal/kvm", "KVM is judged by running a guest"},
 	{"internal/doctor", "internal/vmm", "drivers say whether they are usable"},
+	{"internal/doctor", "internal/network", "the packet filter is tried by its owner"},
 
 	{"internal/olympus", "internal/acheron", "creates are queued"},
 	{"internal/olympus", "internal/hades", "sandboxes and nodes are looked up"},
