@@ -5,7 +5,8 @@ cd "$(dirname "$0")/.."
 
 data=${TARTARUS_DATA:-$PWD/data}
 port=${TARTARUS_DEMO_PORT:-7390}
-export TARTARUS_DATA=$data TARTARUS_API_ADDR=127.0.0.1:$port TARTARUS_EDGE_ADDR= TARTARUS_URL=http://127.0.0.1:$port
+export TARTARUS_DATA=$data TARTARUS_API_ADDR=127.0.0.1:$port TARTARUS_EDGE_ADDR=
+url=http://127.0.0.1:$port
 log=$(mktemp)
 server='' sandbox=''
 
@@ -17,7 +18,7 @@ finish() {
     kill -TERM "$server" 2>/dev/null || true
     wait "$server" 2>/dev/null || true
   fi
-  if [ $status != 0 ]; then
+  if [ $status != 0 ] && [ -s "$log" ]; then
     echo "demo: failed; the server's log:" >&2
     cat "$log" >&2
   fi
@@ -41,7 +42,7 @@ start() {
   bin/tartarus up >"$log" 2>&1 &
   server=$!
   for _ in $(seq 200); do
-    curl -sf "$TARTARUS_URL/health" >/dev/null && return
+    curl -sf "$url/health" >/dev/null && return
     kill -0 "$server" 2>/dev/null || return 1
     sleep 0.05
   done
@@ -74,6 +75,7 @@ step 'build bin/tartarus' make --no-print-directory -s build
 step 'can sandboxes run here (doctor)' sh -c 'bin/tartarus doctor >/dev/null'
 step 'template base (built once)' bin/tartarus template build base
 step 'start the stack' start
+export TARTARUS_URL=$url
 step 'create a sandbox' create
 step 'run Python in it' python
 step 'write and read a file' files
