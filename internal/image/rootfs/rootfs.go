@@ -88,6 +88,15 @@ func (r root) file(name string, mode uint32, data []byte) error {
 	return r.Add(e, bytes.NewReader(data))
 }
 
+// update writes a file when its text is another: what is replaced has to be cleared out of the image at its end.
+func (r root) update(name, text string) error {
+	old, err := r.read(name)
+	if err != nil || old == text {
+		return err
+	}
+	return r.file(name, 0o644, []byte(text))
+}
+
 func (r root) directories() error {
 	for _, d := range []struct {
 		path string
@@ -162,10 +171,10 @@ func (r root) user() error {
 		}
 		passwd = line(passwd, fmt.Sprintf("%s:%s:%d:%d::%s:%s", User, r.secret(), uid, gid, home, r.shell()))
 	}
-	if err := r.file("/etc/passwd", 0o644, []byte(passwd)); err != nil {
+	if err := r.update("/etc/passwd", passwd); err != nil {
 		return err
 	}
-	if err := r.file("/etc/group", 0o644, []byte(group)); err != nil {
+	if err := r.update("/etc/group", group); err != nil {
 		return err
 	}
 	if err := r.shadow(); err != nil {
