@@ -96,6 +96,7 @@ func baseChains() []chain {
 		{"redirect", &hook{"nat", hookPrerouting, -100}, []part{
 			rule(notFromSandbox, accept),
 			rule(toResolver, redirect),
+			rule(daddr, in(setDenied), accept), // on its way to being dropped, and counted
 			rule(isTCP, dport(80), iif, lookup(mapWeb), redirect),
 			rule(isTCP, dport(443), iif, lookup(mapWeb), redirect),
 		}},

@@ -25,7 +25,8 @@ import (
 type firewall struct {
 	log     *slog.Logger
 	version string
-	dnsPort uint16 // of our own resolver; set before the first slot
+	dnsPort uint16 // of our own resolver; like the next, set before the first slot
+	webPort uint16 // of our own gate for web traffic
 
 	mu    sync.Mutex
 	slots map[string]*Slot // those that have a part of the table
@@ -278,8 +279,8 @@ func (f *firewall) apply(s *Slot, r Rules) (wasClosed bool, err error) {
 	old := s.rules
 	next := applied{rules: r, generation: old.generation + 1, pins: old.keptPins(r, time.Now())}
 	var b batch
-	b.unset(s, old)
-	b.set(s, &next)
+	b.unset(s, old, f.webPort)
+	b.set(s, &next, f.webPort)
 	if err := f.commit(&b); err != nil {
 		return false, fmt.Errorf("change rules of %s: %w", s.name, err)
 	}
@@ -302,7 +303,7 @@ func (f *firewall) reapply(s *Slot, there *parts, r Rules) error {
 }
 
 // set adds what rules need, to a slot that has nothing but the basics.
-func (b *batch) set(s *Slot, a *applied) {
+func (b *batch) set(s *Slot, a *applied, webPort uint16) {
 	r, me := a.rules, element{key: ifKey(s.name)}
 	suffix := fmt.Sprintf("%s-%d", strings.TrimPrefix(s.name, namePrefix), a.generation)
 	if len(r.Exempt) > 0 {
@@ -315,6 +316,10 @@ func (b *batch) set(s *Slot, a *applied) {
 	}
 	if r.Mail {
 		b.put(setMail, me)
+	}
+	if len(r.Domains) > 0 {
+		b.put(mapWeb, element{key: me.key, data: portData(webPort)})
+		b.put(setServices, element{key: portKey(s.name, webPort)})
 	}
 	switch {
 	case r.custom():
@@ -354,7 +359,7 @@ func (b *batch) customChain(a *applied, now time.Time) {
 }
 
 // unset removes what set added.
-func (b *batch) unset(s *Slot, a applied) {
+func (b *batch) unset(s *Slot, a applied, webPort uint16) {
 	r, me := a.rules, element{key: ifKey(s.name)}
 	if a.exempt != "" {
 		b.del(mapExempt, me)
@@ -362,6 +367,10 @@ func (b *batch) unset(s *Slot, a applied) {
 	}
 	if r.Mail {
 		b.del(setMail, me)
+	}
+	if len(r.Domains) > 0 {
+		b.del(mapWeb, me)
+		b.del(setServices, element{key: portKey(s.name, webPort)})
 	}
 	switch {
 	case a.chain != "":
@@ -398,7 +407,7 @@ func (f *firewall) removeSlots(slots []*Slot) error {
 	var sources, names, resolvers, services []element
 	for _, s := range slots {
 		delete(f.slots, s.name)
-		b.unset(s, s.rules)
+		b.unset(s, s.rules, f.webPort)
 		s.setRules(applied{generation: s.rules.generation})
 		sources = append(sources, element{key: sourceKey(s.name, s.guest)})
 		names = append(names, element{key: ifKey(s.name)})
@@ -527,7 +536,7 @@ func (f *firewall) restore(s *Slot, there *parts, r *Rules) error {
 		b.purge(there)
 	}
 	b.basics([]*Slot{s}, f.dnsPort)
-	b.set(s, &next)
+	b.set(s, &next, f.webPort)
 	if err := f.commit(&b); err != nil {
 		return fmt.Errorf("restore rules of %s: %w", s.name, err)
 	}

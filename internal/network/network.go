@@ -19,6 +19,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/network/resolver"
+	"github.com/tartarus-sandbox/tartarus/internal/network/webgate"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -104,6 +105,7 @@ type Pool struct {
 	mtu  int
 
 	resolver *resolver.Server
+	gate     *webgate.Gate
 	wake     chan struct{} // tells Run that slots went out or came back
 
 	mu      sync.Mutex
@@ -137,7 +139,7 @@ func Open(ctx context.Context, c Config) (*Pool, error) {
 	if p.mtu == 0 {
 		p.mtu = h.uplinkMTU()
 	}
-	err = p.openResolver(ctx)
+	err = p.openServices(ctx)
 	if err == nil {
 		err = p.open(ctx)
 	}
@@ -192,11 +194,13 @@ func (p *Pool) open(ctx context.Context) error {
 // refillEvery is how often Run looks at the pool and at the host's rules when nothing wakes it.
 const refillEvery = 30 * time.Second
 
-// Run resets slots that came back, keeps the wanted number ready, puts the rules back when somebody flushes them, and answers
-// sandboxes' questions for names. It returns nil when ctx ends. Without it, slots are made when they are asked for, and no name is answered.
+// Run resets slots that came back, keeps the wanted number ready, puts the rules back when somebody flushes them, and serves sandboxes'
+// questions for names and what domain rules let through. It returns nil when ctx ends. Without it, slots are made when they are asked for,
+// and no name is answered.
 func (p *Pool) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.resolver.Run(ctx) })
+	g.Go(func() error { return p.gate.Run(ctx) })
 	g.Go(func() error { return p.keep(ctx) })
 	return g.Wait()
 }
@@ -309,10 +313,14 @@ func (p *Pool) Close(ctx context.Context) error {
 func (p *Pool) closeAll() error {
 	p.fw.close()
 	p.host.close()
-	if p.resolver == nil {
-		return nil
+	var errs error
+	if p.resolver != nil {
+		errs = p.resolver.Close()
 	}
-	return p.resolver.Close()
+	if p.gate != nil {
+		errs = errors.Join(errs, p.gate.Close())
+	}
+	return errs
 }
 
 // enableForwarding lets the host route for sandboxes. It stays on when the pool closes: by then others may rely on it.

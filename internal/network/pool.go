@@ -155,6 +155,7 @@ func (p *Pool) Release(ctx context.Context, s *Slot) error {
 	if _, err := p.fw.apply(s, Rules{}); err != nil {
 		p.log.Warn("close released slot", "slot", s.name, "error", err)
 	}
+	p.gate.Recheck(s.guest, true) // nobody's now: every connection is cut
 	p.mu.Lock()
 	closed = p.closed
 	if !closed {
@@ -294,6 +295,7 @@ func (p *Pool) SetRules(ctx context.Context, s *Slot, r Rules) error {
 	if err != nil || closed { // nothing can be open where everything was closed
 		return err
 	}
+	p.gate.Recheck(s.guest, true)
 	return cutDenied(s.guest, p.keeps(s, r))
 }
 

@@ -146,8 +146,9 @@ func merge(in []netip.Prefix) []netip.Prefix {
 // normal is r as the kernel gets it: lists merged, so that equal Rules are equal and sets have no overlaps.
 func (r Rules) normal() Rules {
 	r.Allow, r.Deny, r.Exempt = merge(r.Allow), merge(r.Deny), merge(r.Exempt)
-	if len(r.Domains) > 0 {
-		r.Domains = slices.Clone(r.Domains)
+	r.Domains = slices.Clone(r.Domains)
+	if r.Open { // any name goes
+		r.Domains = nil
 	}
 	return r
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus/internal/network/resolver"
+	"github.com/tartarus-sandbox/tartarus/internal/network/webgate"
 )
 
 // slotOf finds the slot whose guest has this address; the rules vouch that nobody else sends from it.
@@ -28,7 +29,21 @@ func (p *Pool) slotOf(guest netip.Addr) *Slot {
 	return nil
 }
 
-func (p *Pool) openResolver(ctx context.Context) (err error) {
+// openServices opens the sockets that serve sandboxes, so that rules can name their ports.
+func (p *Pool) openServices(ctx context.Context) (err error) {
+	p.gate, err = webgate.New(ctx, webgate.Config{
+		Client: func(a netip.Addr) webgate.Policy {
+			if s := p.slotOf(a); s != nil {
+				return policy{p, s}
+			}
+			return nil
+		},
+		Source: p.cfg.Base, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.fw.webPort = p.gate.Port()
 	p.resolver, err = resolver.New(ctx, resolver.Config{
 		Asker: func(a netip.Addr) resolver.Policy {
 			if s := p.slotOf(a); s != nil {
@@ -71,6 +86,12 @@ func (p policy) Servers() []netip.AddrPort {
 func (p policy) Reaches(a netip.Addr) bool {
 	return p.rules().reaches(a) && !p.pool.cfg.Base.Contains(a)
 }
+
+func (p policy) Passes(to netip.AddrPort) bool {
+	return p.rules().permits(to.Addr(), protoTCP, to.Port()) && !p.pool.cfg.Base.Contains(to.Addr())
+}
+
+func (p policy) Pinned(a netip.Addr) bool { return p.Reaches(a) && p.pool.fw.pinned(p.slot, a) }
 
 func (p policy) Pin(_ context.Context, name string, addrs []netip.Addr, ttl time.Duration) error {
 	if p.rules().Open {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tartarus-sandbox/tartarus/internal/network/sockets"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 )
@@ -81,10 +82,10 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	var err error
 	const tries = 16 // the port that UDP got may be taken for TCP
 	for range tries {
-		if s.udp, err = listenUDP(ctx, c.Source); err != nil {
+		if s.udp, err = sockets.UDP(ctx, c.Source); err != nil {
 			return nil, fmt.Errorf("open resolver: %w", err)
 		}
-		if s.tcp, err = listenTCP(ctx, c.Source, int(s.Port())); err == nil {
+		if s.tcp, err = sockets.TCP(ctx, c.Source, int(s.Port())); err == nil {
 			return s, nil
 		}
 		s.udp.Close()

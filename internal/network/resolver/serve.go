@@ -4,72 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// fromOnly is a socket filter that lets only packets from a range through: the sockets listen at every address of the host, because a
-// redirected question keeps the address it was sent to, but nobody outside the range shall even find the port open.
-func fromOnly(p netip.Prefix) []unix.SockFilter {
-	const (
-		load, and, jumpEqual, ret = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, unix.BPF_RET | unix.BPF_K
-		sourceAddress             = -0x100000 + 12 // SKF_NET_OFF, which x/sys lacks: from the start of the IP header
-	)
-	base := p.Masked().Addr().As4()
-	mask := uint32(0xffffffff) << (32 - p.Bits())
-	offset := int32(sourceAddress)
-	return []unix.SockFilter{
-		{Code: load, K: uint32(offset)},
-		{Code: and, K: mask},
-		{Code: jumpEqual, Jf: 1, K: binary.BigEndian.Uint32(base[:])},
-		{Code: ret, K: 0xffffffff},
-		{Code: ret, K: 0},
-	}
-}
-
-// receiveBuffer holds some 5,000 questions: what a few askers send at once must not push out those of the others.
-const receiveBuffer = 4 << 20
-
-// control prepares a socket before it is bound.
-func control(source netip.Prefix, packetInfo bool) func(network, address string, c syscall.RawConn) error {
-	return func(_, _ string, c syscall.RawConn) error {
-		var err error
-		ctlErr := c.Control(func(fd uintptr) {
-			f := fromOnly(source)
-			err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]})
-			if err == nil && packetInfo {
-				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
-				// Beyond the host's limit only for root, and not needed where it is refused.
-				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
-			}
-		})
-		return errors.Join(ctlErr, err)
-	}
-}
-
-func listenUDP(ctx context.Context, source netip.Prefix) (*net.UDPConn, error) {
-	lc := net.ListenConfig{Control: control(source, true)}
-	c, err := lc.ListenPacket(ctx, "udp4", "0.0.0.0:0")
-	if err != nil {
-		return nil, err
-	}
-	return c.(*net.UDPConn), nil
-}
-
-func listenTCP(ctx context.Context, source netip.Prefix, port int) (*net.TCPListener, error) {
-	lc := net.ListenConfig{Control: control(source, false), KeepAlive: -1}
-	l, err := lc.Listen(ctx, "tcp4", fmt.Sprintf("0.0.0.0:%d", port))
-	if err != nil {
-		return nil, err
-	}
-	return l.(*net.TCPListener), nil
-}
 
 // serveUDP reads questions until the socket is closed.
 func (s *Server) serveUDP(ctx context.Context) error {
