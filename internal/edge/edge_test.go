@@ -310,8 +310,7 @@ func TestGoClient(t *testing.T) {
 
 func TestWake(t *testing.T) {
 	var woken atomic.Int32
-	var r *rig
-	r = newRig(t, func(c *edge.Config) {
+	r := newRig(t, func(c *edge.Config) {
 		c.Wake = func(_ context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) {
 			woken.Add(1)
 			if sb.Metadata["lazy"] != "" {
