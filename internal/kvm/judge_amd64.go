@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// grace is what a guest gets to leave the processor once it was told to.
+const grace = 100 * time.Millisecond
+
 // judge runs the steps one after the other. It answers at the end of ctx even when the kernel does not let go of the
 // processor: then one thread stays behind in the kernel, which is the kernel's fault and cannot be ended from here.
 func judge(ctx context.Context, device string) Verdict {
@@ -31,12 +34,12 @@ func judge(ctx context.Context, device string) Verdict {
 		done <- measure(ctx, own, v)
 	}()
 	// The vcpu is kicked when ctx ends; this is only for a kernel that does not react to that.
-	grace := time.NewTimer(limit + 100*time.Millisecond)
-	defer grace.Stop()
+	overdue := time.NewTimer(limit + grace)
+	defer overdue.Stop()
 	select {
 	case v = <-done:
-	case <-grace.C:
-		v.Reason = "the kernel does not return from running a guest"
+	case <-overdue.C:
+		v.Reason = fmt.Sprintf("no verdict within %s: this host is overloaded, or its KVM is stuck", limit+grace)
 	}
 	return v
 }
