@@ -42,7 +42,10 @@ func (q *Queue) Enqueue(ctx context.Context, j acheron.Job) (acheron.Job, error)
 		stored = e.Job
 		return nil
 	})
-	return stored, err
+	if err != nil {
+		return acheron.Job{}, err // ctx may have ended while the committer still writes stored
+	}
+	return stored, nil
 }
 
 func newEntry(t *txn, j acheron.Job) *entry {
@@ -217,8 +220,11 @@ func (q *Queue) Job(ctx context.Context, id string) (acheron.Job, error) {
 		}
 		return nil
 	})
-	if err != nil || open {
-		return j, err
+	if err != nil {
+		return acheron.Job{}, err // ctx may have ended while the committer still writes j
+	}
+	if open {
+		return j, nil
 	}
 	return q.row(ctx, id) // it ended in between
 }
