@@ -54,7 +54,7 @@ func (s *Store) temp() (*os.File, error) {
 	return f, nil
 }
 
-// youngest is the age below which a file in tmp is left alone: it may not be locked yet.
+// youngest is the age below which a file or folder in tmp is left alone: it may not be locked yet.
 const youngest = time.Minute
 
 // sweep deletes what builders left behind that were killed.
@@ -69,15 +69,12 @@ func (s *Store) sweep() {
 		if err != nil || time.Since(info.ModTime()) < youngest {
 			continue
 		}
-		if info.IsDir() {
-			continue
-		}
 		f, err := os.Open(path)
 		if err != nil {
 			continue
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			os.Remove(path)
+			os.RemoveAll(path)
 		}
 		f.Close()
 	}

@@ -277,15 +277,21 @@ func TestSweep(t *testing.T) {
 	if err := os.WriteFile(dead, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	deadDir := filepath.Join(dir, "tmp", "debian-dead")
+	if err := os.MkdirAll(filepath.Join(deadDir, "root"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	old := time.Now().Add(-time.Hour)
-	for _, name := range []string{dead, live.Name()} {
+	for _, name := range []string{dead, deadDir, live.Name()} {
 		if err := os.Chtimes(name, old, old); err != nil {
 			t.Fatal(err)
 		}
 	}
 	open(t, dir, standIns)
-	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("what a dead builder left is still there: %v", err)
+	for _, name := range []string{dead, deadDir} {
+		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("what a dead builder left is still there: %v", err)
+		}
 	}
 	if _, err := os.Stat(live.Name()); err != nil {
 		t.Errorf("the image of a living builder is gone: %v", err)

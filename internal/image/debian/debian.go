@@ -94,10 +94,16 @@ func (r *Recipe) AddTo(ctx context.Context, w *erofs.Writer, temp string, progre
 		return fmt.Errorf("make temporary folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := os.Chmod(dir, 0o755); err != nil {
+	// The lock tells whoever clears the folder of the dead that this one is alive.
+	held, err := os.Open(dir)
+	if err != nil {
 		return fmt.Errorf("make temporary folder: %w", err)
 	}
-	m := &meter{report: progress, total: int64(expected + len(r.packages))}
+	defer held.Close()
+	if err := errors.Join(syscall.Flock(int(held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), held.Chmod(0o755)); err != nil {
+		return fmt.Errorf("make temporary folder: %w", err)
+	}
+	m := &meter{report: progress, stage: "install", total: int64(expected + len(r.packages))}
 	if filepath.Base(r.tool) == "debootstrap" {
 		err = r.debootstrap(ctx, w, dir, m)
 	} else {
