@@ -1,6 +1,8 @@
 // Package cli is the command line: every verb is a client of the public API, except those that start, build or examine this
 // machine itself. What a command prints to stdout is its result and nothing else; errors and notes go to stderr, and
 // the exit code of a command inside a sandbox is passed on unchanged.
+//
+// It is larger than other packages because it is many verbs, each in a file of its own, and little below them.
 package cli
 
 import (

@@ -49,6 +49,7 @@ func (s *signals) deliver(got os.Signal, cancel context.CancelCauseFunc) {
 	defer s.mu.Unlock()
 	if s.taker == nil {
 		cancel(interrupted{got.(syscall.Signal)})
+		signal.Reset(syscall.SIGINT) // whoever presses Ctrl-C again does not want to wait for an orderly end
 		return
 	}
 	select {

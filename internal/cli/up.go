@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,18 +88,18 @@ func (e *Env) announce(c *effective, a daemon.About) error {
 	row("API", a.URL)
 	if a.EdgeURL != "" {
 		domain := c.Domain
-		if _, port, err := net.SplitHostPort(c.EdgeAddr); err == nil && port != "443" && !strings.Contains(domain, ":") {
-			domain += ":" + port
+		if u, err := url.Parse(a.EdgeURL); err == nil && u.Port() != "" && u.Port() != "443" && !strings.Contains(domain, ":") {
+			domain += ":" + u.Port()
 		}
 		row("edge", "https://{port}-{sandbox}."+domain)
+	}
+	if a.CAFile != "" {
+		row("", "its certificates are signed by "+a.CAFile)
 	}
 	row("isolation", fmt.Sprintf("%s (%s)", a.Tier, a.Driver))
 	row("data", c.DataDir)
 	fmt.Fprintf(&b, "\nuse it from here:\n\n  tartarus create\n  tartarus ps\n\nand from the E2B SDKs:\n\n")
 	fmt.Fprintf(&b, "  export E2B_API_URL=%s E2B_SANDBOX_URL=%s\n  export E2B_API_KEY=$(cat %s)\n", a.URL, a.URL, doc.APIKeyFile)
-	if a.CAFile != "" {
-		fmt.Fprintf(&b, "  export NODE_EXTRA_CA_CERTS=%s SSL_CERT_FILE=%s\n", a.CAFile, a.CAFile)
-	}
 	fmt.Fprintf(&b, "\nCtrl-C stops the server; sandboxes live on.\n")
 	_, err := fmt.Fprint(e.Stdout, b.String())
 	return err
