@@ -207,6 +207,7 @@ func TestReuse(t *testing.T) {
 	if _, _, err := w.dial(s.path, "203.0.113.11:80", quiet); err == nil {
 		t.Fatal("denied address is reached")
 	}
+	c.(*net.TCPConn).SetLinger(0) // a closed socket that still waits for its peer is one that is left behind
 	c.Close()
 	w.within(s.path, func() error { return exec.Command("ip", "addr", "flush", "dev", guestLink).Run() })
 

@@ -173,6 +173,9 @@ func start(t *testing.T, p Policy) (addr string) {
 		},
 		Source: netip.MustParsePrefix("127.0.0.0/30"), HostConfig: "/nonexistent", Log: slog.New(slog.DiscardHandler),
 	})
+	if errors.Is(err, os.ErrPermission) {
+		t.Skip("this kernel lets only root attach socket filters: ", err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,6 +416,9 @@ func TestFlood(t *testing.T) {
 		}
 		return flooder
 	}, Source: netip.MustParsePrefix("127.0.0.0/8"), HostConfig: "/nonexistent", Log: slog.New(slog.DiscardHandler)})
+	if errors.Is(err, os.ErrPermission) {
+		t.Skip("this kernel lets only root attach socket filters: ", err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
