@@ -288,7 +288,10 @@ func TestDownloadOfFilesWithoutSize(t *testing.T) {
 		t.Errorf("procfs: %d %q", status, body)
 	}
 	// sysfs claims a page and holds less.
-	if status, _, body = a.do(t, "GET", q("path", "/sys/class/net/lo/mtu", "username", "root"), nil); status != 200 || body != "65536\n" {
+	const sysfs = "/sys/class/net/lo/mtu"
+	if mtu, err := os.ReadFile(sysfs); err != nil {
+		t.Logf("without %s its kind is not tested", sysfs)
+	} else if status, _, body = a.do(t, "GET", q("path", sysfs, "username", "root"), nil); status != 200 || body != string(mtu) {
 		t.Errorf("sysfs: %d %q", status, body)
 	}
 	empty := a.write(t, "empty", "")

@@ -139,18 +139,19 @@ const killWait = 2 * time.Second
 func (m *Manager) end(ctx context.Context, sig unix.Signal, wait time.Duration) []int {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	told := make(map[int]bool)
+	asked := false
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		left := m.others()
 		if len(left) == 0 {
 			return nil
 		}
+		// Whoever is started after the question was asked may be what somebody ends in good order with.
 		for _, pid := range left {
-			if !told[pid] || sig == unix.SIGKILL {
-				told[pid] = true
+			if !asked || sig == unix.SIGKILL {
 				_ = unix.Kill(pid, sig) // it may be gone already
 			}
 		}
+		asked = true
 		select {
 		case <-ctx.Done():
 			return left

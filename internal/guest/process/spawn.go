@@ -207,7 +207,7 @@ func startError(cmd string, err error) error {
 		return tartarus.Errorf(tartarus.Forbidden, "start '%s': permission denied", cmd)
 	case errors.Is(err, syscall.ENOEXEC):
 		return tartarus.Errorf(tartarus.Invalid, "start '%s': not a program this system can run", cmd)
-	case errors.Is(err, syscall.E2BIG):
+	case errors.Is(err, syscall.E2BIG), errors.Is(err, syscall.ENAMETOOLONG): // gVisor says the latter of an argument
 		return tartarus.Errorf(tartarus.TooLarge, "start '%s': arguments and environment are too long", cmd)
 	}
 	return fault.OS(fmt.Errorf("start '%s': %w", cmd, err))

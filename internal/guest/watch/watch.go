@@ -70,12 +70,21 @@ func New(root string, recursive bool, act func(func() error) error) (*Watcher, e
 		root: root, recursive: recursive, act: act, fd: fd,
 		file: os.NewFile(uintptr(fd), "inotify"), folders: make(map[int32]string), told: make(map[string]bool),
 	}
-	if err := act(func() error { return w.add(".", false) }); err != nil {
+	if err := act(func() error { return errors.Join(readable(root), w.add(".", false)) }); err != nil {
 		w.Close()
 		return nil, err
 	}
 	clear(w.told)
 	return w, nil
+}
+
+// readable checks what Linux asks of those who watch a folder. gVisor forgets to.
+func readable(root string) error {
+	f, err := os.Open(root)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // Close ends a Next that waits and frees the watches.
