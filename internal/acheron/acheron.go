@@ -45,7 +45,8 @@ type Queue interface {
 
 // Operator is what a Queue offers to the people who run it.
 type Operator interface {
-	// List returns jobs in a state, oldest first, at most limit, which is 1 to 10,000.
+	// List returns jobs in a state, at most limit, which is 1 to 10,000: open ones in the order they were enqueued,
+	// ended ones in the order they ended.
 	List(ctx context.Context, state State, limit int) ([]Job, error)
 	// Requeue makes a dead job wait again with its attempts reset, and without its deadline if that has passed. Another
 	// state is tartarus.Conflict, unknown tartarus.NotFound.

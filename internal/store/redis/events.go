@@ -97,12 +97,23 @@ func (b *bells) all() {
 // listen reads the queue's events from the stream and rings the bells. After a lost connection it goes on where it was, and
 // everybody looks once, should that be trimmed already.
 func (db *DB) listen(ctx context.Context) {
-	last := ""
+	last, away := "", false
 	for ctx.Err() == nil {
 		err := db.hear(ctx, &last)
-		if err == nil || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			if away {
+				db.cfg.Log.InfoContext(ctx, "redis answers again")
+			}
+			away = false
 			continue
 		}
+		if !away {
+			db.cfg.Log.WarnContext(ctx, "redis does not answer", "addrs", db.cfg.Addrs, "error", err)
+		}
+		away = true
 		select {
 		case <-ctx.Done():
 		case <-time.After(200 * time.Millisecond):
@@ -121,7 +132,8 @@ func (db *DB) hear(ctx context.Context, last *string) error {
 	if *last == "" {
 		newest, err := c.XRevRangeN(ctx, stream, "+", "-", 1).Result()
 		if err != nil {
-			return db.lost(ctx, err)
+			db.lost(ctx)
+			return err
 		}
 		*last = "0-0"
 		if len(newest) > 0 {
@@ -132,7 +144,8 @@ func (db *DB) hear(ctx context.Context, last *string) error {
 	// Less than Timeout, which bounds the read: a server that is gone is noticed as soon as by any other call.
 	found, err := c.XRead(ctx, &goredis.XReadArgs{Streams: []string{stream, *last}, Count: 1000, Block: db.cfg.Timeout / 2}).Result()
 	if err != nil && err != goredis.Nil {
-		return db.lost(ctx, err)
+		db.lost(ctx)
+		return err
 	}
 	for _, s := range found {
 		for _, m := range s.Messages {
@@ -149,11 +162,10 @@ func (db *DB) hear(ctx context.Context, last *string) error {
 }
 
 // lost has a cluster look again who is who.
-func (db *DB) lost(ctx context.Context, err error) error {
+func (db *DB) lost(ctx context.Context) {
 	if c, ok := db.rdb.(*goredis.ClusterClient); ok {
 		c.ReloadState(ctx)
 	}
-	return err
 }
 
 // timer knows when the queue's scripts must be run without anybody calling: a lease, a backoff or a deadline ends.
@@ -205,7 +217,7 @@ func (db *DB) keepTime(ctx context.Context) {
 		db.timer.set(sleep)
 		v, err := db.run(ctx, tickScript, db.tag("q"), most)
 		if err == nil {
-			a := reply(v)
+			a := v
 			if d := time.Duration(a.number(1)) * time.Microsecond; a.number(0) == most {
 				continue
 			} else if d >= 0 {

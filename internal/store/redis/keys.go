@@ -32,14 +32,14 @@ func (s *Keys) PutKey(ctx context.Context, k tenant.Key) error {
 		return tartarus.Errorf(tartarus.Invalid, "key %q needs an id, a hash and a tenant", k.ID)
 	}
 	body, err := json.Marshal(storedKey{k.Hash, k})
-	var v any
+	var v answer
 	if err == nil {
 		v, err = s.db.run(ctx, putKeyScript, s.db.tag("k"), k.ID, k.Hash, body)
 	}
 	if err != nil {
 		return fmt.Errorf("put key %s: %w", k.ID, err)
 	}
-	if reply(v).text(0) != "ok" {
+	if v.text(0) != "ok" {
 		return tartarus.Errorf(tartarus.Conflict, "put key %s: another key has its secret", k.ID)
 	}
 	return nil
@@ -47,12 +47,7 @@ func (s *Keys) PutKey(ctx context.Context, k tenant.Key) error {
 
 // KeyByHash implements tenant.Store.
 func (s *Keys) KeyByHash(ctx context.Context, hash string) (tenant.Key, error) {
-	prefix := s.db.tag("k")
-	var body string
-	err := s.db.at(ctx, prefix, func(ctx context.Context, c *goredis.Client) (err error) {
-		body, err = c.HGet(ctx, prefix+"hashes", hash).Result()
-		return err
-	})
+	body, err := s.db.field(ctx, s.db.tag("k"), "hashes", hash)
 	switch {
 	case err == goredis.Nil:
 		return tenant.Key{}, tartarus.Errorf(tartarus.NotFound, "no such key")

@@ -33,9 +33,8 @@ func (q *Queue) List(ctx context.Context, state acheron.State, limit int) ([]ach
 		return nil, tartarus.Errorf(tartarus.Invalid, "list jobs: limit must be 1 to %d, not %d", maxList, limit)
 	}
 	jobs := []acheron.Job{}
-	after := "-inf"
-	for len(jobs) < limit {
-		step, next, err := q.page(ctx, set, after)
+	for p := (&spot{set: set, score: "-inf"}); !p.last && len(jobs) < limit; {
+		step, err := q.next(ctx, p)
 		if err != nil {
 			return nil, fmt.Errorf("list %s jobs: %w", state, err)
 		}
@@ -44,32 +43,44 @@ func (q *Queue) List(ctx context.Context, state acheron.State, limit int) ([]ach
 				jobs = append(jobs, j)
 			}
 		}
-		if next == "" {
-			break
-		}
-		after = "(" + next
 	}
 	return slices.Clip(jobs[:min(limit, len(jobs))]), nil
 }
 
-// page reads the jobs behind a place in a set, and the place of the last one; none when nothing follows.
-func (q *Queue) page(ctx context.Context, set, after string) (jobs []acheron.Job, next string, err error) {
+// spot is how far a walk through a sorted set has come. Several members may share a score, though never a whole step of
+// them: one script ends at most 200 jobs at once.
+type spot struct {
+	set, score string
+	seen       map[string]bool // of that score
+	last       bool
+}
+
+// next reads the jobs behind p and moves it on.
+func (q *Queue) next(ctx context.Context, p *spot) (jobs []acheron.Job, err error) {
 	prefix := q.db.tag("q")
 	err = q.db.at(ctx, prefix, func(ctx context.Context, c *goredis.Client) error {
-		found, err := c.ZRangeByScoreWithScores(ctx, prefix+set, &goredis.ZRangeBy{Min: after, Max: "+inf", Count: listStep}).Result()
+		found, err := c.ZRangeByScoreWithScores(ctx, prefix+p.set, &goredis.ZRangeBy{Min: p.score, Max: "+inf", Count: listStep}).Result()
 		if err != nil || len(found) == 0 {
+			p.last = true
 			return err
-		}
-		if len(found) == listStep {
-			next = fmt.Sprintf("%.0f", found[len(found)-1].Score)
 		}
 		pipe := c.Pipeline()
-		cmds := make([]*goredis.MapStringStringCmd, len(found))
-		for i, z := range found {
-			cmds[i] = pipe.HGetAll(ctx, prefix+"job:"+z.Member.(string))
+		var cmds []*goredis.MapStringStringCmd
+		seen := map[string]bool{}
+		end := found[len(found)-1].Score
+		for _, z := range found {
+			id := z.Member.(string)
+			if z.Score == end {
+				seen[id] = true
+			}
+			if !p.seen[id] {
+				cmds = append(cmds, pipe.HGetAll(ctx, prefix+"job:"+id))
+			}
 		}
-		if _, err := pipe.Exec(ctx); err != nil {
-			return err
+		if len(cmds) > 0 {
+			if _, err := pipe.Exec(ctx); err != nil {
+				return err
+			}
 		}
 		for _, cmd := range cmds {
 			if len(cmd.Val()) == 0 {
@@ -81,9 +92,10 @@ func (q *Queue) page(ctx context.Context, set, after string) (jobs []acheron.Job
 			}
 			jobs = append(jobs, j)
 		}
+		p.score, p.seen, p.last = fmt.Sprintf("%.0f", end), seen, len(found) < listStep
 		return nil
 	})
-	return jobs, next, err
+	return jobs, err
 }
 
 // Requeue implements acheron.Operator.
@@ -96,15 +108,14 @@ func (q *Queue) Requeue(ctx context.Context, id string) error {
 func (q *Queue) Purge(ctx context.Context, before time.Time) (int, error) {
 	const step = 200
 	total := 0
-	for {
-		v, err := q.db.run(ctx, purgeScript, q.db.tag("q"), micros(before), step)
-		if err != nil {
-			return total, fmt.Errorf("purge jobs: %w", err)
-		}
-		n := int(answer{v}.number(0))
-		total += n
-		if n < step {
-			return total, nil
+	for _, state := range []acheron.State{acheron.Done, acheron.Dead, acheron.Cancelled} {
+		for n := step; n == step; total += n {
+			v, err := q.run(ctx, purgeScript, string(state), micros(before), step)
+			if err != nil {
+				return total, fmt.Errorf("purge jobs: %w", err)
+			}
+			n = int(v.number(0))
 		}
 	}
+	return total, nil
 }

@@ -40,14 +40,14 @@ func (p *Policies) add(ctx context.Context, d themis.Document, expect int64) (th
 	if d.Removed {
 		remove = 1
 	}
-	var v any
+	var v answer
 	if err == nil {
 		v, err = p.db.run(ctx, putPolicyScript, p.db.tag("p"), d.Name, expect, text, remove)
 	}
 	if err != nil {
 		return themis.Document{}, fmt.Errorf("put policy %s: %w", d.Name, err)
 	}
-	switch a := reply(v); a.text(0) {
+	switch a := v; a.text(0) {
 	case "ok":
 		d.Version, d.CreatedAt = a.number(1), moment(a.text(2))
 		return d, nil
@@ -81,7 +81,7 @@ func (p *Policies) Get(ctx context.Context, name string, version int64) (themis.
 	if err != nil {
 		return themis.Document{}, fmt.Errorf("read policy %s: %w", name, err)
 	}
-	a := reply(v)
+	a := v
 	if len(a) == 0 {
 		return themis.Document{}, noPolicy(name)
 	}
@@ -98,7 +98,7 @@ func (p *Policies) List(ctx context.Context) ([]themis.Document, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list policies: %w", err)
 	}
-	docs, err := decodePolicies(reply(v).pairs())
+	docs, err := decodePolicies(v.pairs())
 	slices.SortFunc(docs, func(a, b themis.Document) int { return strings.Compare(a.Name, b.Name) })
 	return docs, err
 }

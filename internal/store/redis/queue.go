@@ -55,8 +55,7 @@ func (q *Queue) Enqueue(ctx context.Context, j acheron.Job) (acheron.Job, error)
 }
 
 func (q *Queue) run(ctx context.Context, s *script, args ...any) (answer, error) {
-	v, err := q.db.run(ctx, s, q.db.tag("q"), args...)
-	return reply(v), err
+	return q.db.run(ctx, s, q.db.tag("q"), args...)
 }
 
 // decodeJob reads a job's hash.
@@ -241,12 +240,7 @@ func (q *Queue) Await(ctx context.Context, id string) (acheron.Job, error) {
 }
 
 func (q *Queue) state(ctx context.Context, id string) (acheron.State, error) {
-	prefix := q.db.tag("q")
-	var state string
-	err := q.db.at(ctx, prefix, func(ctx context.Context, c *goredis.Client) (err error) {
-		state, err = c.HGet(ctx, prefix+"job:"+id, "state").Result()
-		return err
-	})
+	state, err := q.db.field(ctx, q.db.tag("q"), "job:"+id, "state")
 	switch {
 	case err == goredis.Nil:
 		return "", noJob(id)

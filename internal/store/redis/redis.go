@@ -8,11 +8,15 @@
 // last second may be lost. Replication is asynchronous: a failover may lose what the old master acknowledged last, unless Config's
 // WaitReplicas is set, which narrows that window but cannot close it. A client recovers by repeating its request under
 // its idempotency key; nodes report again what they hold.
+//
+// An ACL user needs its keys (~tartarus:*) and: resetchannels -@all +@read +@write +@connection +evalsha +eval +time +wait -@dangerous,
+// in a Cluster also +cluster|slots +cluster|shards +cluster|nodes +readonly. Redis must not evict: maxmemory-policy noeviction.
 package redis
 
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,6 +57,8 @@ type Config struct {
 	Shards int
 	// MaxOpenJobs bounds the queue: an Enqueue beyond it is tartarus.Unavailable.
 	MaxOpenJobs int
+	// Log hears when Redis goes away and when it is back. Nil: nobody does.
+	Log *slog.Logger
 }
 
 // Default is the configuration for one server.
@@ -79,6 +85,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxOpenJobs == 0 {
 		c.MaxOpenJobs = d.MaxOpenJobs
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c
 }
@@ -112,12 +121,15 @@ type DB struct {
 	rdb    goredis.UniversalClient
 	shards atomic.Int32 // of the registry as it is; 0 until Redis told
 
-	bells   *bells
-	timer   *timer
-	stop    context.CancelFunc
-	closing chan struct{}
-	once    sync.Once
-	running sync.WaitGroup
+	batchers sync.Map // by hash tag
+	bells    *bells
+	timer    *timer
+	stop     context.CancelFunc
+	closing  chan struct{}
+	running  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
 }
 
 // Open makes a store. It does not need Redis to be there: calls are tartarus.Unavailable until it is. Fields of c that are
@@ -129,12 +141,20 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	db := &DB{cfg: c, rdb: connect(c), bells: newBells(), timer: newTimer(), stop: stop, closing: make(chan struct{})}
-	db.running.Go(func() { db.listen(background) })
-	db.running.Go(func() { db.keepTime(background) })
+	db.background(func() { db.listen(background) })
+	db.background(func() { db.keepTime(background) })
 	return db, nil
 }
 
+// quiet takes what the library would print to stderr by itself. Its errors all come back from calls too.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+var silence = sync.OnceFunc(func() { goredis.SetLogger(quiet{}) })
+
 func connect(c Config) goredis.UniversalClient {
+	silence()
 	return goredis.NewUniversalClient(&goredis.UniversalOptions{
 		Addrs: c.Addrs, MasterName: c.Master, IsClusterMode: c.Cluster, DB: c.DB,
 		Username: c.Username, Password: c.Password, SentinelUsername: c.SentinelUsername, SentinelPassword: c.SentinelPassword,
@@ -147,16 +167,31 @@ func connect(c Config) goredis.UniversalClient {
 	})
 }
 
-// Close ends what runs in the background and the connections.
+// Close ends what runs in the background and the connections. Calls under way are answered with an error.
 func (db *DB) Close() error {
-	var err error
-	db.once.Do(func() {
-		close(db.closing)
-		db.stop()
-		err = db.rdb.Close()
-		db.running.Wait()
-	})
+	db.mu.Lock()
+	if db.closed {
+		db.mu.Unlock()
+		return nil
+	}
+	db.closed = true
+	db.mu.Unlock()
+	close(db.closing)
+	db.stop()
+	err := db.rdb.Close()
+	db.running.Wait()
 	return err
+}
+
+// background runs fn on a goroutine that Close waits for; after Close it does not.
+func (db *DB) background(fn func()) bool {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return false
+	}
+	db.running.Go(fn)
+	return true
 }
 
 // Ping reports whether Redis answers.
@@ -180,7 +215,7 @@ func (db *DB) registryShards(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	r := reply(v)
+	r := v
 	if r.text(0) != layoutVersion {
 		return 0, tartarus.Errorf(tartarus.Unsupported, "redis holds a store of layout %s and this program knows %s: it was written by a newer version", r.text(0), layoutVersion)
 	}

@@ -53,14 +53,14 @@ func (r *Registry) PutSandbox(ctx context.Context, sb tartarus.Sandbox) (int64, 
 		return 0, fmt.Errorf("encode sandbox %s: %w", sb.ID, err)
 	}
 	shard, err := r.shard(ctx, sb.ID)
-	var v any
+	var v answer
 	if err == nil {
 		v, err = r.db.run(ctx, putSandboxScript, shard, sb.ID, expect, sb.Revision, body, filed)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("put sandbox %s: %w", sb.ID, err)
 	}
-	if a := reply(v); a.text(0) != "ok" {
+	if a := v; a.text(0) != "ok" {
 		return 0, tartarus.Errorf(tartarus.Conflict, "put sandbox %s: it is at revision %s, not %d", sb.ID, a.text(1), expect)
 	}
 	return sb.Revision, nil
@@ -128,10 +128,7 @@ func (r *Registry) Sandbox(ctx context.Context, tenant, id string) (tartarus.San
 	shard, err := r.shard(ctx, id)
 	var body string
 	if err == nil {
-		err = r.db.at(ctx, shard, func(ctx context.Context, c *goredis.Client) (err error) {
-			body, err = c.HGet(ctx, shard+"sb:"+id, "body").Result()
-			return err
-		})
+		body, err = r.db.field(ctx, shard, "sb:"+id, "body")
 	}
 	if err != nil && err != goredis.Nil {
 		return tartarus.Sandbox{}, fmt.Errorf("read sandbox %s: %w", id, err)

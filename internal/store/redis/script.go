@@ -21,7 +21,7 @@ var sources embed.FS
 // script is Lua that Redis runs as a whole. Its KEYS[1] is the prefix of all keys it touches.
 type script struct {
 	text, sha string
-	write     bool // it waits for replicas, where that is asked for
+	write     bool // replicas are waited for, where that is asked for
 }
 
 func load(write bool, names ...string) *script {
@@ -64,13 +64,41 @@ var (
 )
 
 // run runs s where its keys are and returns its answer.
-func (db *DB) run(ctx context.Context, s *script, prefix string, args ...any) (any, error) {
-	var v any
-	err := db.at(ctx, prefix, func(ctx context.Context, c *goredis.Client) (err error) {
-		v, err = s.eval(ctx, c, db.cfg, prefix, args)
-		return err
-	})
-	return v, err
+func (db *DB) run(ctx context.Context, s *script, prefix string, args ...any) (answer, error) {
+	keys := []string{prefix}
+	cmd, err := db.ask(ctx, prefix, &call{write: s.write, size: size(args), send: func(p goredis.Pipeliner, c *call) goredis.Cmder {
+		if c.full {
+			return p.Eval(ctx, s.text, keys, args...)
+		}
+		return p.EvalSha(ctx, s.sha, keys, args...)
+	}})
+	if err != nil {
+		return nil, err
+	}
+	v, _ := cmd.(*goredis.Cmd).Val().([]any)
+	return v, nil
+}
+
+func size(args []any) int {
+	n := 0
+	for _, a := range args {
+		switch v := a.(type) {
+		case string:
+			n += len(v)
+		case []byte:
+			n += len(v)
+		}
+	}
+	return n
+}
+
+// field reads one field of a hash; none is goredis.Nil.
+func (db *DB) field(ctx context.Context, prefix, key, field string) (string, error) {
+	cmd, err := db.ask(ctx, prefix, &call{send: func(p goredis.Pipeliner, _ *call) goredis.Cmder { return p.HGet(ctx, prefix+key, field) }})
+	if err != nil {
+		return "", err
+	}
+	return cmd.(*goredis.StringCmd).Val(), nil
 }
 
 // at calls fn with the server that has prefix, within Timeout, and gives its errors a Kind. fn is called again only when
@@ -94,7 +122,7 @@ func (db *DB) at(ctx context.Context, prefix string, fn func(context.Context, *g
 		if !db.cfg.Cluster || !elsewhere(err) {
 			return db.trouble(ctx, err)
 		}
-		db.rdb.(*goredis.ClusterClient).ReloadState(bounded)
+		db.lost(bounded)
 		select {
 		case <-time.After(pause):
 		case <-bounded.Done():
@@ -141,42 +169,8 @@ func (db *DB) trouble(ctx context.Context, err error) error {
 	return noAnswer(err)
 }
 
-func (s *script) eval(ctx context.Context, c *goredis.Client, cfg Config, prefix string, args []any) (any, error) {
-	keys := []string{prefix}
-	v, err := s.once(ctx, c, cfg, func(p goredis.Cmdable) *goredis.Cmd { return p.EvalSha(ctx, s.sha, keys, args...) })
-	if goredis.HasErrorPrefix(err, "NOSCRIPT") {
-		v, err = s.once(ctx, c, cfg, func(p goredis.Cmdable) *goredis.Cmd { return p.Eval(ctx, s.text, keys, args...) })
-	}
-	return v, err
-}
-
-// once sends the script, and WAIT behind it on the same connection where replicas are to have what it changed.
-func (s *script) once(ctx context.Context, c *goredis.Client, cfg Config, send func(goredis.Cmdable) *goredis.Cmd) (any, error) {
-	if !s.write || cfg.WaitReplicas == 0 {
-		return send(c).Result()
-	}
-	pipe := c.Pipeline()
-	cmd := send(pipe)
-	wait := pipe.Do(ctx, "WAIT", cfg.WaitReplicas, (cfg.Timeout / 2).Milliseconds())
-	if _, err := pipe.Exec(ctx); err != nil {
-		if e := cmd.Err(); e != nil {
-			return nil, e
-		}
-		return nil, err
-	}
-	if n := (answer{wait.Val()}).number(0); n < int64(cfg.WaitReplicas) {
-		return nil, tartarus.Errorf(tartarus.Unavailable, "redis: %d of %d replicas have the change so far", n, cfg.WaitReplicas)
-	}
-	return cmd.Result()
-}
-
 // answer is a script's array.
 type answer []any
-
-func reply(v any) answer {
-	a, _ := v.([]any)
-	return a
-}
 
 func (a answer) text(i int) string {
 	if i >= len(a) {
@@ -209,7 +203,8 @@ func (a answer) list(i int) answer {
 	if i >= len(a) {
 		return nil
 	}
-	return reply(a[i])
+	l, _ := a[i].([]any)
+	return l
 }
 
 // fields reads an array of names and values.

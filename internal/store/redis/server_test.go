@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -25,6 +26,7 @@ type server struct {
 	port int
 	dir  string
 	args []string
+	tls  *tls.Config // set: it speaks nothing else
 	cmd  *exec.Cmd
 }
 
@@ -70,16 +72,23 @@ func (s *server) start(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	args := append([]string{"--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", s.dir, "--save", "", "--appendonly", "yes", "--appendfsync", "always"}, s.args...)
+	port := "--port"
+	if s.tls != nil {
+		port = "--tls-port"
+	}
+	args := append([]string{port, strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", s.dir, "--save", "", "--appendonly", "yes", "--appendfsync", "always"}, s.args...)
 	s.cmd = exec.Command("redis-server", args...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c := goredis.NewClient(&goredis.Options{Addr: s.addr(), MaxRetries: -1, Protocol: 2})
+	c := goredis.NewClient(&goredis.Options{Addr: s.addr(), MaxRetries: -1, Protocol: 2, TLSConfig: s.tls})
 	defer c.Close()
 	wait(t, "redis-server answers", func() error {
 		err := c.Ping(t.Context()).Err()
+		if said, _ := os.ReadFile(log.Name()); err != nil && len(said) > 0 {
+			err = fmt.Errorf("%w; it says: %s", err, said[max(0, len(said)-1000):])
+		}
 		if goredis.HasErrorPrefix(err, "NOAUTH") {
 			return nil
 		}

@@ -16,10 +16,10 @@ const maxList = 10_000
 // List implements acheron.Operator.
 func (q *Queue) List(ctx context.Context, state acheron.State, limit int) ([]acheron.Job, error) {
 	// Each of these conditions names a partial index, word for word.
-	index := "ended_at > 0"
+	index, order := "ended_at > 0", "ended_at, n"
 	switch state {
 	case acheron.Waiting, acheron.Leased:
-		index = "ended_at = 0"
+		index, order = "ended_at = 0", "n"
 	case acheron.Dead, acheron.Cancelled:
 		index = "state IN ('dead', 'cancelled')"
 	case acheron.Done:
@@ -34,7 +34,7 @@ func (q *Queue) List(ctx context.Context, state acheron.State, limit int) ([]ach
 		return c.queryContext(ctx, func(row []driver.Value) (bool, error) {
 			jobs = append(jobs, scanJob(row).Job)
 			return true, nil
-		}, "SELECT "+jobColumns+" FROM jobs WHERE "+index+" AND state = ? ORDER BY n LIMIT ?", string(state), limit)
+		}, "SELECT "+jobColumns+" FROM jobs WHERE "+index+" AND state = ? ORDER BY "+order+" LIMIT ?", string(state), limit)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list %s jobs: %w", state, err)

@@ -35,7 +35,7 @@ CREATE TABLE jobs (
 CREATE UNIQUE INDEX jobs_key ON jobs (tenant, key) WHERE key <> '';
 CREATE INDEX jobs_open ON jobs (n) WHERE ended_at = 0;
 CREATE INDEX jobs_ended ON jobs (ended_at) WHERE ended_at > 0;
-CREATE INDEX jobs_undone ON jobs (state, n) WHERE state IN ('dead', 'cancelled');
+CREATE INDEX jobs_undone ON jobs (state, ended_at) WHERE state IN ('dead', 'cancelled');
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE policies (

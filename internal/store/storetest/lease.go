@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -136,7 +137,9 @@ func leaseGivesUp(t *testing.T, s Subject[QueueStore]) {
 	}
 }
 
-func isContext(err error) bool { return err == context.Canceled || err == context.DeadlineExceeded }
+func isContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
 
 func leaseFairness(t *testing.T, s Subject[QueueStore]) {
 	for _, id := range []string{"a1", "a2", "a3", "a4", "b1", "b2", "c1"} {

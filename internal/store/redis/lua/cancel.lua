@@ -1,6 +1,5 @@
-local id = ARGV[1]
-local state = call('HGET', job_key(id), 'state')
-if not state then return {'absent'} end
-if state ~= 'waiting' and state ~= 'leased' then return {'conflict', state} end
-finish(id, 'cancelled', '', '')
+local j = read(ARGV[1])
+if not j then return {'absent'} end
+if j.state ~= 'waiting' and j.state ~= 'leased' then return {'conflict', j.state} end
+finish(j, 'cancelled', '', '')
 return {'ok'}

@@ -15,7 +15,7 @@ call('HSET', job_key(id), 'body', body, 'state', 'waiting', 'attempt', 0, 'token
 if key ~= '' then call('SET', idem_key(tenant, key), id) end
 call('ZADD', P .. 'open', seq, id)
 if deadline > 0 and deadline <= now then
-  finish(id, 'dead', 'deadline', '')
+  finish({id = id, state = ''}, 'dead', 'deadline', '')
   return {'again', call('HGETALL', job_key(id))}
 end
 line_up(id, node, tenant, seq)

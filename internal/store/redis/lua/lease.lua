@@ -12,7 +12,7 @@ while #out < max do
   if not j[1] then
     -- evicted or deleted by hand: nothing is left of it to hand out
   elseif deadline > 0 and deadline <= now then
-    finish(id, 'dead', 'deadline', '')
+    finish({id = id, state = ''}, 'dead', 'deadline', '')
   else
     local attempt, token = tonumber(j[3]) + 1, call('INCR', P .. 'token')
     call('HSET', job_key(id), 'state', 'leased', 'attempt', attempt, 'token', token, 'until', num(now + ttl))

@@ -6,8 +6,8 @@
 -- wait:LEN:NODE:TENANT sorted set of the jobs that can be handed out, by seq
 -- round:NODE           list of the tenants that have such jobs, the next one first
 -- timers               sorted set of open jobs by when something happens to them: end of lease, of backoff, deadline
--- open, state:STATE    sorted sets of the open and of the ended jobs, by seq
--- ended                sorted set of the ended jobs by when
+-- open                 sorted set of the open jobs, by seq
+-- state:STATE          sorted sets of the ended jobs, by when they ended
 -- seq, token           counters
 -- events               stream: w NODE (there is work), e ID (it ended); trimmed, readers fall back to looking
 local P, call = KEYS[1], redis.call
@@ -44,34 +44,38 @@ local function step_out(id, node, tenant)
   end
 end
 
+-- read returns what the functions below need of a job, nil when there is none.
+local function read(id)
+  local j = call('HMGET', job_key(id), 'state', 'token', 'until', 'attempt', 'max', 'deadline', 'node', 'tenant', 'seq')
+  if not j[1] then return nil end
+  return {id = id, state = j[1], token = j[2], ends = tonumber(j[3]), attempt = tonumber(j[4]), max = tonumber(j[5]),
+    deadline = tonumber(j[6]), node = j[7], tenant = j[8], seq = j[9]}
+end
+
 -- finish ends an open job.
-local function finish(id, state, why, result)
-  local j = call('HMGET', job_key(id), 'node', 'tenant', 'seq')
-  step_out(id, j[1], j[2])
-  call('HSET', job_key(id), 'state', state, 'why', why, 'result', result, 'ended', num(now))
-  call('ZREM', P .. 'timers', id)
-  call('ZREM', P .. 'open', id)
-  call('ZADD', P .. 'state:' .. state, j[3], id)
-  call('ZADD', P .. 'ended', num(now), id)
-  event('e', id)
+local function finish(j, state, why, result)
+  if j.state == 'waiting' then step_out(j.id, j.node, j.tenant) end
+  call('HSET', job_key(j.id), 'state', state, 'why', why, 'result', result, 'ended', num(now))
+  call('ZREM', P .. 'timers', j.id)
+  call('ZREM', P .. 'open', j.id)
+  call('ZADD', P .. 'state:' .. state, num(now), j.id)
+  event('e', j.id)
 end
 
 -- release gives a leased job back, to wait until ready or dead when it had its last attempt.
-local function release(id, why, ready)
-  local j = call('HMGET', job_key(id), 'attempt', 'max', 'deadline', 'node', 'tenant', 'seq')
-  local deadline = tonumber(j[3])
-  if tonumber(j[1]) >= tonumber(j[2]) then
-    finish(id, 'dead', why, '')
-  elseif deadline > 0 and deadline <= now then
-    finish(id, 'dead', 'deadline', '')
+local function release(j, why, ready)
+  if j.attempt >= j.max then
+    finish(j, 'dead', why, '')
+  elseif j.deadline > 0 and j.deadline <= now then
+    finish(j, 'dead', 'deadline', '')
   else
-    call('HSET', job_key(id), 'state', 'waiting', 'why', why)
+    call('HSET', job_key(j.id), 'state', 'waiting', 'why', why)
     if ready > now then
-      if deadline > 0 and deadline < ready then ready = deadline end
-      schedule(id, ready)
+      if j.deadline > 0 and j.deadline < ready then ready = j.deadline end
+      schedule(j.id, ready)
     else
-      line_up(id, j[4], j[5], j[6])
-      schedule(id, deadline)
+      line_up(j.id, j.node, j.tenant, j.seq)
+      schedule(j.id, j.deadline)
     end
   end
 end
@@ -80,23 +84,25 @@ end
 local function tick(most)
   local due = call('ZRANGEBYSCORE', P .. 'timers', '-inf', num(now), 'LIMIT', 0, most)
   for _, id in ipairs(due) do
-    local j = call('HMGET', job_key(id), 'state', 'deadline', 'node', 'tenant', 'seq')
-    local deadline = tonumber(j[2])
-    if j[1] == 'leased' then
-      release(id, 'unavailable: node ' .. j[3] .. ' did not report in time', now)
-    elseif deadline > 0 and deadline <= now then
-      finish(id, 'dead', 'deadline', '')
+    local j = read(id)
+    if not j then
+      call('ZREM', P .. 'timers', id) -- evicted or deleted by hand
+    elseif j.state == 'leased' then
+      release(j, 'unavailable: node ' .. j.node .. ' did not report in time', now)
+    elseif j.deadline > 0 and j.deadline <= now then
+      finish(j, 'dead', 'deadline', '')
     else
-      line_up(id, j[3], j[4], j[5])
-      schedule(id, deadline)
+      line_up(id, j.node, j.tenant, j.seq)
+      schedule(id, j.deadline)
     end
   end
   return #due
 end
 
--- held tells whether the lease with this token holds.
+-- held returns the job if the lease with this token holds.
 local function held(id, token)
-  local j = call('HMGET', job_key(id), 'state', 'token', 'until')
-  return j[1] == 'leased' and j[2] == token and now < tonumber(j[3])
+  local j = read(id)
+  if j and j.state == 'leased' and j.token == token and now < j.ends then return j end
+  return nil
 end
 

@@ -1,13 +1,11 @@
-local id = ARGV[1]
-local j = call('HMGET', job_key(id), 'state', 'deadline', 'node', 'tenant', 'seq')
-if not j[1] then return {'absent'} end
-if j[1] ~= 'dead' then return {'conflict', j[1]} end
-local deadline = tonumber(j[2])
+local j = read(ARGV[1])
+if not j then return {'absent'} end
+if j.state ~= 'dead' then return {'conflict', j.state} end
+local deadline = j.deadline
 if deadline > 0 and deadline <= now then deadline = 0 end
-call('HSET', job_key(id), 'state', 'waiting', 'attempt', 0, 'why', '', 'ended', 0, 'deadline', num(deadline))
-call('ZREM', P .. 'state:dead', id)
-call('ZREM', P .. 'ended', id)
-call('ZADD', P .. 'open', j[5], id)
-line_up(id, j[3], j[4], j[5])
-schedule(id, deadline)
+call('HSET', job_key(j.id), 'state', 'waiting', 'attempt', 0, 'why', '', 'ended', 0, 'deadline', num(deadline))
+call('ZREM', P .. 'state:dead', j.id)
+call('ZADD', P .. 'open', j.seq, j.id)
+line_up(j.id, j.node, j.tenant, j.seq)
+schedule(j.id, deadline)
 return {'ok'}
