@@ -2,6 +2,8 @@ package olympus
 
 import (
 	"context"
+	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -158,11 +160,23 @@ func (s *Server) logsV1(w http.ResponseWriter, r *http.Request, who caller) erro
 	}
 	out := api.LogsV1{Logs: make([]api.LogLine, len(entries)), LogEntries: make([]api.LogEntry, len(entries))}
 	for i, e := range entries {
-		out.Logs[i] = api.LogLine{Timestamp: e.Time.UTC(), Line: e.Message}
+		out.Logs[i] = api.LogLine{Timestamp: e.Time.UTC(), Line: logLine(e)}
 		out.LogEntries[i] = answerLog(e)
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
+}
+
+// logLine is an entry in the form that the SDKs' command line reads: an object as JSON text, with a level, a logger and a message.
+func logLine(e LogEntry) string {
+	line := map[string]string{"logger": "agent"}
+	maps.Copy(line, e.Fields)
+	line["level"], line["message"] = e.Level, e.Message
+	raw, err := json.Marshal(line)
+	if err != nil {
+		panic(err) // texts can always be encoded
+	}
+	return string(raw)
 }
 
 // logsV2 returns a page of a log.

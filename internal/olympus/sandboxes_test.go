@@ -233,7 +233,7 @@ func TestLogs(t *testing.T) {
 		}
 	}
 	v1 := decode[api.LogsV1](r.call("reader", "GET", "/sandboxes/"+id+"/logs?start=1700000000124&limit=5", "").want(200))
-	if len(v1.Logs) != 1 || v1.Logs[0].Line != "three" || len(v1.LogEntries) != 1 || v1.LogEntries[0].Fields == nil {
+	if len(v1.Logs) != 1 || v1.Logs[0].Line != `{"level":"info","logger":"agent","message":"three"}` || len(v1.LogEntries) != 1 || v1.LogEntries[0].Fields == nil {
 		t.Errorf("got %+v", v1)
 	}
 	r.call("developer", "DELETE", "/sandboxes/"+id, "").want(204)
