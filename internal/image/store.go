@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -84,12 +85,48 @@ func (s *Store) Resolve(ref string) (Template, error) {
 	return x.Templates[i], nil
 }
 
-// List gives all versions, by name, the newest first.
+// Version finds a version by the two ids, also one that has no tag any more but is held.
+func (s *Store) Version(id, build string) (Template, error) {
+	x, err := s.load()
+	if err != nil {
+		return Template{}, err
+	}
+	i := slices.IndexFunc(x.Templates, func(t Template) bool { return t.ID == id && t.Build == build })
+	if i < 0 {
+		return Template{}, tartarus.Errorf(tartarus.NotFound, "template %s has no version %s", id, build)
+	}
+	return x.Templates[i], nil
+}
+
+// Hold gives a template's image a second name, path, on the same file system. As long as it has one, its version stays,
+// whatever becomes of its tags: who may have to start from the image again holds it. Removing path releases it.
+func Hold(t Template, path string) error {
+	if err := os.Link(t.RootFS, path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return tartarus.Errorf(tartarus.NotFound, "version %s of template %s is gone", t.Build, t.Name)
+		}
+		return fmt.Errorf("hold image: %w", err)
+	}
+	return nil
+}
+
+// held reports whether somebody holds the image.
+func held(t Template) bool {
+	info, err := os.Stat(t.RootFS)
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink > 1
+}
+
+// List gives all versions that have a tag, by name, the newest first.
 func (s *Store) List() ([]Template, error) {
 	x, err := s.load()
 	if err != nil {
 		return nil, err
 	}
+	x.Templates = slices.DeleteFunc(x.Templates, func(t Template) bool { return len(t.Tags) == 0 })
 	slices.SortStableFunc(x.Templates, func(a, b Template) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), b.CreatedAt.Compare(a.CreatedAt))
 	})
@@ -97,7 +134,7 @@ func (s *Store) List() ([]Template, error) {
 }
 
 // Put records a version whose image is in the store. It takes its tags away from earlier versions of the
-// name, and a version without a tag is forgotten. An empty ID, Build, tag list, resource or time is filled in.
+// name, and a version without a tag is forgotten unless it is held. An empty ID, Build, tag list, resource or time is filled in.
 func (s *Store) Put(ctx context.Context, t Template) (Template, error) {
 	return s.put(ctx, t, func() error {
 		_, err := os.Stat(t.RootFS)
@@ -133,18 +170,15 @@ func (s *Store) put(ctx context.Context, t Template, place func() error) (Templa
 		if err := place(); err != nil {
 			return fmt.Errorf("record template %s: %w", t.Name, err)
 		}
-		var kept []Template
-		for _, old := range x.Templates {
-			if old.Name == t.Name {
+		x.Templates = slices.DeleteFunc(x.Templates, func(old Template) bool { return old.Build == t.Build })
+		for i := range x.Templates {
+			if old := &x.Templates[i]; old.Name == t.Name {
 				t.ID = cmp.Or(t.ID, old.ID)
-				old.Tags = slices.DeleteFunc(slices.Clone(old.Tags), func(tag string) bool { return slices.Contains(t.Tags, tag) })
-			}
-			if len(old.Tags) > 0 {
-				kept = append(kept, old)
+				old.Tags = slices.DeleteFunc(old.Tags, func(tag string) bool { return slices.Contains(t.Tags, tag) })
 			}
 		}
 		t.ID = cmp.Or(t.ID, tartarus.NewTemplateID())
-		x.Templates = append(kept, t)
+		x.Templates = append(x.Templates, t)
 		return nil
 	})
 	if err != nil {
@@ -167,9 +201,9 @@ func (s *Store) Tag(ctx context.Context, ref string, tags ...string) (Template, 
 	return s.Put(ctx, t)
 }
 
-// Remove forgets the version that ref means, or with a reference without a tag all versions of the name, and
-// deletes images that nothing uses any more. Whether a sandbox still runs from it is for the caller to know:
-// a running sandbox keeps its open file.
+// Remove takes the tag of ref away, or with a reference without a tag all tags of the name. Versions without a tag
+// are forgotten, and their images deleted, as soon as nobody holds them. Whether a sandbox still runs from one
+// is for the caller to know: a running sandbox keeps its open file.
 func (s *Store) Remove(ctx context.Context, ref string) error {
 	name, tag, err := SplitRef(ref)
 	if err != nil {
@@ -177,27 +211,19 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	}
 	all := !strings.Contains(ref, ":")
 	return s.change(ctx, func(x *index) error {
-		var kept []Template
-		for _, t := range x.Templates {
-			if t.Name == name || t.ID == name {
-				if all {
-					continue
-				}
-				if i := slices.Index(t.Tags, tag); i >= 0 {
-					if t.Tags = slices.Delete(slices.Clone(t.Tags), i, i+1); len(t.Tags) == 0 {
-						continue
-					}
-					kept = append(kept, t)
-					tag = "" // found
-					continue
-				}
+		found := false
+		for i := range x.Templates {
+			t := &x.Templates[i]
+			if t.Name != name && t.ID != name {
+				continue
 			}
-			kept = append(kept, t)
+			before := len(t.Tags)
+			t.Tags = slices.DeleteFunc(t.Tags, func(has string) bool { return all || has == tag })
+			found = found || len(t.Tags) < before
 		}
-		if len(kept) == len(x.Templates) && tag != "" {
+		if !found {
 			return tartarus.Errorf(tartarus.NotFound, "template %q not found", ref)
 		}
-		x.Templates = kept
 		return nil
 	})
 }
@@ -276,6 +302,7 @@ func (s *Store) change(ctx context.Context, do func(*index) error) error {
 	if err := do(x); err != nil {
 		return err
 	}
+	x.Templates = slices.DeleteFunc(x.Templates, func(t Template) bool { return len(t.Tags) == 0 && !held(t) })
 	after := images(x)
 	out := index{Version: indexVersion, Templates: slices.Clone(x.Templates)}
 	for i := range out.Templates {

@@ -239,6 +239,48 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// TestHold expects a held version to outlive its tags, and to go once it is released.
+func TestHold(t *testing.T) {
+	s := open(t, t.TempDir(), standIns)
+	old := record(t, s, "app", time.Time{})
+	hold := filepath.Join(t.TempDir(), "rootfs")
+	if err := Hold(old, hold); err != nil {
+		t.Fatal(err)
+	}
+	now := record(t, s, "app", time.Time{})
+	if got, err := s.Resolve("app"); err != nil || got.Build != now.Build {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if all, err := s.List(); err != nil || len(all) != 1 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if got, err := s.Version(old.ID, old.Build); err != nil || got.RootFS != old.RootFS {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if err := s.Remove(t.Context(), "app"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Resolve("app"); !tartarus.Is(err, tartarus.NotFound) {
+		t.Errorf("a removed template: %v", err)
+	}
+	if _, err := s.Version(now.ID, now.Build); !tartarus.Is(err, tartarus.NotFound) {
+		t.Errorf("a removed version that nobody holds: %v", err)
+	}
+	if _, err := os.Stat(old.RootFS); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(hold); err != nil {
+		t.Fatal(err)
+	}
+	record(t, s, "other", time.Time{})
+	if _, err := os.Stat(old.RootFS); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a released version is still there: %v", err)
+	}
+	if err := Hold(old, hold); !tartarus.Is(err, tartarus.NotFound) {
+		t.Errorf("holding what is gone: %v", err)
+	}
+}
+
 // TestAtOnce lets several stores, as several processes would, change one folder.
 func TestAtOnce(t *testing.T) {
 	dir := t.TempDir()

@@ -87,7 +87,7 @@ func find(all []Template, ref string) (int, error) {
 	newest := -1
 	for i := range all {
 		t := &all[i]
-		if t.Name != name && t.ID != name {
+		if t.Name != name && t.ID != name || len(t.Tags) == 0 {
 			continue
 		}
 		if slices.Contains(t.Tags, tag) {
