@@ -53,6 +53,7 @@ var routes = []route{
 	{"DELETE", "/sandboxes/{sandboxID}", tenant.Developer, (*Server).kill},
 	{"POST", "/sandboxes/{sandboxID}/connect", tenant.Developer, (*Server).connectV1},
 	{"POST", "/v2/sandboxes/{sandboxID}/connect", tenant.Developer, (*Server).connectV2},
+	{"POST", "/sandboxes/{sandboxID}/pause", tenant.Developer, (*Server).pause},
 	{"POST", "/sandboxes/{sandboxID}/resume", tenant.Developer, (*Server).resume},
 	{"POST", "/sandboxes/{sandboxID}/timeout", tenant.Developer, (*Server).timeout},
 	{"POST", "/sandboxes/{sandboxID}/refreshes", tenant.Developer, (*Server).refresh},

@@ -168,14 +168,29 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, who caller, v w
 	if err != nil {
 		return err
 	}
-	sb, err := s.reachable(r, who)
+	sb, err := s.present(r, who)
 	if err != nil {
+		return err
+	}
+	if sb.Phase == tartarus.Paused {
+		return s.answerResumed(w, r, who, sb, d)
+	}
+	if sb, err = s.reachable(r, who); err != nil {
 		return err
 	}
 	if sb, err = s.setDeadline(r, sb, who.now.Add(d), true); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, s.answerSandbox(sb, who))
+	return nil
+}
+
+func (s *Server) answerResumed(w http.ResponseWriter, r *http.Request, who caller, sb tartarus.Sandbox, d time.Duration) error {
+	sb, err := s.bringBack(r.Context(), sb, d)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, s.answerSandbox(sb, who))
 	return nil
 }
 
@@ -189,14 +204,18 @@ func (s *Server) resume(w http.ResponseWriter, r *http.Request, who caller) erro
 	if err := decodeOptional(raw, &in, false); err != nil {
 		return err
 	}
-	if _, err := s.lifetime(in.Timeout, v1.timeout, "timeout"); err != nil {
-		return err
-	}
-	sb, err := s.reachable(r, who)
+	d, err := s.lifetime(in.Timeout, v1.timeout, "timeout")
 	if err != nil {
 		return err
 	}
-	return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s, not paused", sb.ID, sb.Phase)
+	sb, err := s.present(r, who)
+	if err != nil {
+		return err
+	}
+	if sb.Phase != tartarus.Paused {
+		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s, not paused", sb.ID, sb.Phase)
+	}
+	return s.answerResumed(w, r, who, sb, d)
 }
 
 // reachable is present for what runs, or soon does.

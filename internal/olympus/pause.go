@@ -1,0 +1,83 @@
+package olympus
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+)
+
+// Pauser is a Node that can pause.
+type Pauser interface {
+	// Pause writes a running sandbox to disk and frees what it held of the node; a resume job brings it back. One that is not running is
+	// tartarus.Conflict. With healthy, a sandbox whose agent does not answer is tartarus.Unavailable and runs on. When it fails, the
+	// sandbox runs on.
+	Pause(ctx context.Context, id string, healthy bool) (tartarus.Sandbox, error)
+}
+
+// pause puts a sandbox to sleep with its processes, memory and files.
+func (s *Server) pause(w http.ResponseWriter, r *http.Request, who caller) error {
+	raw, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	var in api.PauseRequest
+	if err := decodeOptional(raw, &in, false); err != nil {
+		return err
+	}
+	if in.Memory != nil && !*in.Memory {
+		return unsupported("memory: false")
+	}
+	sb, err := s.reachable(r, who)
+	if err != nil {
+		return err
+	}
+	node, err := s.onNode(r, sb)
+	if err != nil {
+		return err
+	}
+	pauser, ok := node.(Pauser)
+	if !ok || !s.cfg.CanPause {
+		return unsupported("pause")
+	}
+	if sb, err = pauser.Pause(r.Context(), sb.ID, in.RequireHealthyGuest); err != nil {
+		return err
+	}
+	s.cfg.Changed(sb)
+	noContent(w)
+	return nil
+}
+
+// resumeTime is how long a sandbox brought back by traffic lives when it was made for less: what the wire protocol promises.
+const resumeTime = 300 * time.Second
+
+// Wake brings a paused sandbox back because somebody wants to talk to it, and returns it running.
+func (s *Server) Wake(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) {
+	return s.bringBack(ctx, sb, max(sb.Timeout, resumeTime))
+}
+
+// bringBack takes a paused sandbox over Acheron to the node that has it.
+func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout time.Duration) (tartarus.Sandbox, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CreateTime)
+	defer cancel()
+	payload, err := json.Marshal(tartarus.Spec{ID: sb.ID, Tenant: sb.Tenant, Timeout: timeout})
+	if err != nil {
+		return sb, tartarus.Errorf(tartarus.Internal, "encode resume: %w", err)
+	}
+	job, err := s.cfg.Queue.Enqueue(ctx, acheron.Job{
+		ID: tartarus.NewID(), Tenant: sb.Tenant, Node: sb.Node, Kind: acheron.Resume, Payload: payload,
+		MaxAttempts: createAttempts, Deadline: time.Now().Add(s.cfg.CreateTime),
+	})
+	if err != nil {
+		return sb, err
+	}
+	sb, err = s.arrive(ctx, job, nil)
+	if err == nil {
+		s.cfg.Changed(sb)
+	}
+	return sb, err
+}
