@@ -77,6 +77,12 @@ type NetworkConfig struct {
 	DNSServers          json.RawMessage `json:"dnsServers,omitempty"`
 }
 
+// PauseRequest is the body of a pause.
+type PauseRequest struct {
+	Memory              *bool `json:"memory,omitempty"`              // false keeps only the files; not supported
+	RequireHealthyGuest bool  `json:"requireHealthyGuest,omitempty"` // refuse when the guest agent does not answer
+}
+
 // Sandbox is the answer to a create, connect or resume.
 type Sandbox struct {
 	SandboxID          string  `json:"sandboxID"`

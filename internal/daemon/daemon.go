@@ -168,6 +168,7 @@ func (d *Daemon) openControl(p *parts) (err error) {
 	fleet := localFleet{name: d.cfg.NodeName, node: p.agent}
 	if p.edge, err = edge.New(edge.Config{
 		Registry: p.db.Registry(), Fleet: fleet, Domain: d.cfg.Domain, Log: d.log,
+		Wake: func(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) { return p.api.Wake(ctx, sb) },
 	}); err != nil {
 		return err
 	}
@@ -177,7 +178,7 @@ func (d *Daemon) openControl(p *parts) (err error) {
 	}
 	p.api, err = olympus.New(olympus.Config{
 		Registry: p.db.Registry(), Queue: p.db.Queue(), Keys: p.db.Keys(), Fleet: fleet, Templates: p.templates, Judges: chain,
-		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed,
+		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
 	})
 	return err
 }

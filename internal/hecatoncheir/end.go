@@ -124,6 +124,8 @@ func (a *Agent) endDue(ctx context.Context, now time.Time) time.Duration {
 		case sb.Phase == tartarus.Stopping:
 			go a.expire(ctx, h, sb.Reason, sb.Message)
 		case sb.Phase != tartarus.Running || sb.Deadline.IsZero():
+		case !sb.Deadline.After(now) && sb.Lifecycle.PauseOnTimeout:
+			go a.dozeOff(ctx, h)
 		case !sb.Deadline.After(now):
 			go a.expire(ctx, h, tartarus.ReasonTimeout, "its time was up")
 		default:
@@ -138,6 +140,14 @@ func (a *Agent) expire(ctx context.Context, h *held, reason tartarus.Reason, mes
 	defer cancel()
 	if err := a.end(ctx, h, tartarus.Stopped, reason, message); err != nil && !errors.Is(err, context.Canceled) {
 		a.log.Error("sandbox not removed", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
+	}
+}
+
+// dozeOff pauses a sandbox that asked for that when its time is up. One that cannot be paused runs on, because what it holds would be lost, and
+// is tried again.
+func (a *Agent) dozeOff(ctx context.Context, h *held) {
+	if _, err := a.Pause(ctx, h.spec.ID, false); err != nil && !tartarus.Is(err, tartarus.Conflict) {
+		a.log.Error("sandbox not paused at its timeout", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
 	}
 }
 

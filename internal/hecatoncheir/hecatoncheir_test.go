@@ -461,14 +461,14 @@ func TestPauseAndResume(t *testing.T) {
 	r := newRig(t)
 	sb := r.create()
 	for round := range 3 {
-		paused, err := r.agent.Pause(t.Context(), sb.ID)
+		paused, err := r.agent.Pause(t.Context(), sb.ID, false)
 		if err != nil || paused.Phase != tartarus.Paused {
 			t.Fatalf("round %d: %s, %v", round, paused.Phase, err)
 		}
 		if r.host.Len() != 0 {
 			t.Fatal("a paused sandbox holds a machine")
 		}
-		if _, err := r.agent.Pause(t.Context(), sb.ID); !tartarus.Is(err, tartarus.Conflict) {
+		if _, err := r.agent.Pause(t.Context(), sb.ID, false); !tartarus.Is(err, tartarus.Conflict) {
 			t.Errorf("pausing it again: %v", err)
 		}
 		if round == 1 { // the next agent finds it paused, and its snapshot
@@ -485,7 +485,7 @@ func TestPauseAndResume(t *testing.T) {
 			t.Errorf("resumed until %s", got.Deadline)
 		}
 	}
-	if _, err := r.agent.Pause(t.Context(), sb.ID); err != nil {
+	if _, err := r.agent.Pause(t.Context(), sb.ID, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.agent.Stop(t.Context(), sb.ID, tartarus.ReasonUser); err != nil {
@@ -497,19 +497,30 @@ func TestPauseAndResume(t *testing.T) {
 	}
 }
 
+// TestPausedWhenTimeIsUp holds that a sandbox which asked for it is paused instead of ended.
+func TestPausedWhenTimeIsUp(t *testing.T) {
+	r := newRig(t)
+	sb := r.create(func(s *tartarus.Spec) {
+		s.Timeout, s.Lifecycle.PauseOnTimeout = 50*time.Millisecond, true
+	})
+	if got := r.expect(sb.ID, tartarus.Paused, ""); !got.Deadline.IsZero() {
+		t.Errorf("a paused sandbox has deadline %s", got.Deadline)
+	}
+}
+
 // TestPauseThatFails holds that a sandbox runs on when it cannot be written, and stays paused when it cannot be read.
 func TestPauseThatFails(t *testing.T) {
 	r := newRig(t)
 	sb := r.create()
 	r.on("snapshot", func(context.Context) error { return errors.New("disk full") })
-	if _, err := r.agent.Pause(t.Context(), sb.ID); err == nil {
+	if _, err := r.agent.Pause(t.Context(), sb.ID, false); err == nil {
 		t.Fatal("pause said it worked")
 	}
 	if m := r.host.Machine(sb.ID); m == nil || m.Paused() || r.mustFind(sb.ID).sandbox().Phase != tartarus.Running {
 		t.Fatal("it does not run on")
 	}
 	r.off()
-	if _, err := r.agent.Pause(t.Context(), sb.ID); err != nil {
+	if _, err := r.agent.Pause(t.Context(), sb.ID, false); err != nil {
 		t.Fatal(err)
 	}
 	r.on("restore", func(context.Context) error { return tartarus.Errorf(tartarus.Corrupt, "damaged") })

@@ -18,13 +18,19 @@ const snapshotTime = 10 * time.Minute
 
 // Pause writes a running sandbox to disk, processes and memory and files as they are at one instant, and frees what it held
 // of the host. The source goes only once the snapshot is durable; when anything fails before, the sandbox runs on.
-func (a *Agent) Pause(ctx context.Context, id string) (tartarus.Sandbox, error) {
+// With healthy, a sandbox whose agent does not answer is left running.
+func (a *Agent) Pause(ctx context.Context, id string, healthy bool) (tartarus.Sandbox, error) {
 	h, err := a.find(id)
 	if err != nil {
 		return tartarus.Sandbox{}, err
 	}
 	h.op.Lock()
 	defer h.op.Unlock()
+	if healthy {
+		if err := h.answers(ctx); err != nil {
+			return h.sandbox(), err
+		}
+	}
 	sb, err := h.change(func(sb *tartarus.Sandbox) error { return sb.Transition(tartarus.Pausing, "", "") })
 	if err != nil {
 		return sb, err
@@ -38,6 +44,25 @@ func (a *Agent) Pause(ctx context.Context, id string) (tartarus.Sandbox, error) 
 	sb = h.sandbox()
 	a.told(ctx, sb)
 	return sb, nil
+}
+
+// answerTime is how long a healthy agent may take to say so; it needs a millisecond.
+const answerTime = 3 * time.Second
+
+// answers reports whether the agent in the guest does.
+func (h *held) answers(ctx context.Context) error {
+	h.mu.Lock()
+	guest := h.guest
+	h.mu.Unlock()
+	if guest == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	if err := guest.Health(ctx); err != nil {
+		return tartarus.Errorf(tartarus.Unavailable, "the agent of sandbox %s does not answer: %w", h.spec.ID, err)
+	}
+	return nil
 }
 
 // sleep takes the snapshot and lets machine and slot go.

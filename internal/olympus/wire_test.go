@@ -47,7 +47,7 @@ func TestRecordedBodies(t *testing.T) {
 	r.call("developer", "GET", "/sandboxes/"+id+"/metrics?start=0", "").want(200)
 
 	// These wait for parts that are not there yet; SDKs need a body with a code to say so.
-	for _, path := range []string{"/pause", "/snapshots", "/fork"} {
+	for _, path := range []string{"/snapshots", "/fork"} {
 		r.call("developer", "POST", "/sandboxes/"+id+path, `{}`).want(404)
 	}
 	r.call("developer", "DELETE", "/sandboxes/"+id, "").want(204)

@@ -87,6 +87,10 @@ func (n *Node) work(ctx context.Context, l acheron.Lease) {
 	defer cancel()
 	var spec tartarus.Spec
 	err := json.Unmarshal(l.Job.Payload, &spec)
+	if err == nil && l.Job.Kind == acheron.Resume {
+		n.unpause(ctx, l, spec)
+		return
+	}
 	if err == nil && n.Start != nil {
 		err = n.Start(ctx, spec)
 	}
@@ -109,6 +113,26 @@ func (n *Node) work(ctx context.Context, l acheron.Lease) {
 	if err := n.Queue.Complete(ctx, l, body); err != nil {
 		_ = n.Stop(ctx, sb.ID, tartarus.ReasonUser) // nobody waits for it any more
 	}
+}
+
+// unpause brings a paused sandbox back.
+func (n *Node) unpause(ctx context.Context, l acheron.Lease, spec tartarus.Spec) {
+	sb, err := n.change(ctx, spec.ID, func(sb *tartarus.Sandbox) {
+		if sb.Phase == tartarus.Paused {
+			sb.Phase, sb.Deadline = tartarus.Running, time.Now().Add(spec.Timeout)
+		}
+	})
+	if err != nil {
+		_ = n.Queue.Fail(ctx, l, acheron.Reason(err), false)
+		return
+	}
+	body, _ := json.Marshal(sb)
+	_ = n.Queue.Complete(ctx, l, body)
+}
+
+// Pause implements olympus.Pauser.
+func (n *Node) Pause(ctx context.Context, id string, _ bool) (tartarus.Sandbox, error) {
+	return n.change(ctx, id, func(sb *tartarus.Sandbox) { sb.Phase, sb.Deadline = tartarus.Paused, time.Now().Add(time.Hour) })
 }
 
 // tell runs f, which changes a sandbox and reports it, when no other does the same.
