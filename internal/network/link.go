@@ -16,42 +16,74 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// make builds the slots' namespaces and cables. Rules come first: until they are there, the base rules drop what a cable brings.
-// Those that cannot be built are taken down again and left out of what is returned.
-func (p *Pool) build(slots []*Slot) (built []*Slot, err error) {
+// build makes the slots' namespaces and cables. Rules come first: until they are there, the base rules drop what a cable brings.
+// Those that cannot be built are taken down again.
+func (p *Pool) build(slots []*Slot) error {
+	var errs error
+	inside := make([]*netlink.Handle, len(slots))
 	threadErr := p.host.onThread(func() error {
-		for _, s := range slots {
-			if e := p.buildOne(s); e != nil {
-				err = errors.Join(err, fmt.Errorf("make slot %s: %w", s.name, e))
-				err = errors.Join(err, p.host.back(), p.host.tearDown(s.name))
-				continue
+		for i, s := range slots {
+			var err error
+			if inside[i], err = p.buildOne(s); err != nil {
+				errs = errors.Join(errs, fmt.Errorf("make slot %s: %w", s.name, err), p.host.back())
 			}
-			built = append(built, s)
 		}
 		return nil
 	})
-	return built, errors.Join(err, threadErr)
+	for i, s := range slots {
+		if inside[i] == nil {
+			continue
+		}
+		if err := errors.Join(settle(inside[i], guestLink), settle(p.host.links, s.name)); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("make slot %s: %w", s.name, err))
+		}
+		inside[i].Close()
+	}
+	return errors.Join(errs, threadErr)
 }
 
-func (p *Pool) buildOne(s *Slot) error {
+// settle waits until a device carries packets. The kernel starts the end of a cable that was brought up first a moment after the other one,
+// and drops without a word what is sent before: a connection's first packet, which is sent again only after a second.
+func settle(h *netlink.Handle, device string) error {
+	const patience = 2 * time.Second
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		l, err := h.LinkByName(device)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", device, err)
+		}
+		if l.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s does not come up: it is %s", device, l.Attrs().OperState)
+		}
+	}
+}
+
+// buildOne makes one slot and leaves the calling thread in the host's namespace. The handle it returns reaches inside.
+func (p *Pool) buildOne(s *Slot) (inside *netlink.Handle, err error) {
 	if err := p.host.newNamespace(s); err != nil {
-		return err
+		return nil, err
 	}
-	inside, err := newLinks()
-	if err != nil {
-		return err
+	if inside, err = newLinks(); err != nil {
+		return nil, err
 	}
-	defer inside.Close()
+	defer func() {
+		if err != nil {
+			inside.Close()
+			inside = nil
+		}
+	}()
 	if s.kind == TAP {
 		if err := makeTAP(); err != nil {
-			return err
+			return inside, err
 		}
 	}
 	if err := p.host.back(); err != nil {
-		return err
+		return inside, err
 	}
 	if err := p.host.addCable(s); err != nil {
-		return err
+		return inside, err
 	}
 	if s.kind == TAP {
 		err = bridgeTAP(inside, s)
@@ -59,9 +91,9 @@ func (p *Pool) buildOne(s *Slot) error {
 		err = dressGuest(inside, s)
 	}
 	if err != nil {
-		return err
+		return inside, err
 	}
-	return p.host.dressHostEnd(s)
+	return inside, p.host.dressHostEnd(s)
 }
 
 // newNamespace makes a namespace, pins it under the slot's name, and leaves the calling thread in it.

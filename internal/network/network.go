@@ -233,6 +233,9 @@ func (p *Pool) keep(ctx context.Context) error {
 			}
 			return nil
 		case _, ok := <-flushed:
+			if ctx.Err() != nil {
+				continue
+			}
 			if !ok {
 				p.log.Warn("nothing watches the egress rules any more; they are checked at every tick")
 				flushed = nil

@@ -123,7 +123,7 @@ func (p *Pool) create(slots []*Slot) error {
 		p.forgetSlots(slots)
 		return err
 	}
-	if _, err := p.build(slots); err != nil {
+	if err := p.build(slots); err != nil {
 		return errors.Join(err, p.destroy(slots))
 	}
 	return nil

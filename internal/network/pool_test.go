@@ -1,18 +1,23 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func openPool(t testing.TB, c Config) *Pool {
@@ -39,50 +44,83 @@ func openPool(t testing.TB, c Config) *Pool {
 	return p
 }
 
+// TestTimings makes 50 slots, lends them all, and takes them back.
 func TestTimings(t *testing.T) {
-	p := openPool(t, Config{Slots: 50})
-	start := time.Now()
-	p.refill(t.Context())
-	t.Logf("50 slots made in %v", time.Since(start))
-	start = time.Now()
-	s, err := p.Acquire(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	const n = 50
+	p := openPool(t, Config{Slots: n})
+	took := func(what string, f func()) time.Duration {
+		start := time.Now()
+		f()
+		d := time.Since(start)
+		t.Logf("%s: %v", what, d)
+		return d
 	}
-	t.Logf("acquire %v", time.Since(start))
-	start = time.Now()
-	if err := p.SetRules(t.Context(), s, Rules{Open: true}); err != nil {
-		t.Fatal(err)
+	if d := took("make 50 slots", func() { p.refill(t.Context()) }); d > 2*time.Second {
+		t.Errorf("50 slots took %v", d)
 	}
-	t.Logf("rules open %v", time.Since(start))
-	start = time.Now()
-	if err := p.SetRules(t.Context(), s, Rules{Open: true, Deny: prefixes("1.2.3.0/24")}); err != nil {
-		t.Fatal(err)
+	var slots []*Slot
+	var each []time.Duration
+	took("acquire 50 ready ones", func() {
+		for range n {
+			start := time.Now()
+			s, err := p.Acquire(t.Context())
+			each = append(each, time.Since(start))
+			must(t, err)
+			slots = append(slots, s)
+		}
+	})
+	slices.Sort(each)
+	if d := each[n/2]; d > time.Millisecond {
+		t.Errorf("acquiring a ready slot takes %v", d)
 	}
-	t.Logf("rules custom %v", time.Since(start))
-	start = time.Now()
-	c, err := p.Counters(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
+	took("acquire one more", func() {
+		s, err := p.Acquire(t.Context())
+		must(t, err)
+		slots = append(slots, s)
+	})
+	took("open 51", func() {
+		for _, s := range slots {
+			must(t, p.SetRules(t.Context(), s, Rules{Open: true}))
+		}
+	})
+	took("change 1 to rules of its own", func() {
+		must(t, p.SetRules(t.Context(), slots[0], Rules{Open: true, Deny: prefixes("203.0.113.0/24")}))
+	})
+	took("read counters", func() {
+		_, err := p.Counters(t.Context(), slots[0])
+		must(t, err)
+	})
+	took("release 51", func() { releaseAll(t, p, slots...) })
+	took("reset 51", func() { p.refill(t.Context()) })
+	took("close", func() { must(t, p.Close(t.Context())) })
+}
+
+// TestFirstPacket sends one frame from, and one to, each slot at the moment it is made.
+func TestFirstPacket(t *testing.T) {
+	w := newWorld(t)
+	w.watchLink("world", w.path, "outside")
+	p := openPool(t, Config{})
+	for range 10 {
+		s, err := p.Acquire(t.Context())
+		must(t, err)
+		must(t, p.SetRules(t.Context(), s, Rules{Open: true}))
+		x := w.wire(s)
+		out, in := newMark(), newMark()
+		x.send(packet{src: s.guest, dst: netip.MustParseAddr("203.0.113.10"), proto: protoUDP, port: 9999}.frame(out))
+		c := udpFrom(t, s.guest.String(), 9999)
+		_, err = c.Write(in)
+		must(t, err)
+		c.Close()
+		eventually(t, "the first packet out arrives", func() bool { return w.whoSaw(out) == "world" })
+		buf := make([]byte, 2048)
+		eventually(t, "the first packet in arrives", func() bool {
+			n, err := unix.Read(x.fd, buf)
+			return err == nil && bytes.Contains(buf[:n], in)
+		})
+		unwire(x)
+		releaseAll(t, p, s)
+		must(t, p.destroy([]*Slot{p.takeDirty("")})) // the next is made anew
 	}
-	t.Logf("counters %v %v", c, time.Since(start))
-	start = time.Now()
-	if err := p.Release(t.Context(), s); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("release %v", time.Since(start))
-	start = time.Now()
-	s = p.takeDirty("")
-	if err := p.clean(s); err != nil {
-		t.Fatal(err)
-	}
-	p.keepOrDrop(s)
-	t.Logf("clean %v", time.Since(start))
-	start = time.Now()
-	if err := p.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("close %v", time.Since(start))
 }
 
 func releaseAll(t testing.TB, p *Pool, slots ...*Slot) {
