@@ -31,6 +31,7 @@ const aclRules = "resetchannels -@all +@read +@write +@connection +evalsha +eval
 // TestLeastPrivilege runs the suites as an ACL user who may do no more than the store needs, over TLS with certificates on
 // both sides, in a database other than 0.
 func TestLeastPrivilege(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Skip("redis-server is not installed: ", err)
 	}
@@ -110,6 +111,7 @@ func certificate(t *testing.T) (*tls.Config, [2]string) {
 // TestSentinel finds the master through a Sentinel, and the next one when it has died. WAIT sees to it that the replica has
 // what was acknowledged.
 func TestSentinel(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short")
 	}

@@ -22,6 +22,7 @@ func clusterSubject[T any](nodes []*server, part func(*DB) T) storetest.Factory[
 }
 
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	nodes := startCluster(t, 0)
 	t.Run("registry", func(t *testing.T) { storetest.Registry(t, clusterSubject(nodes, registryOf)) })
 	t.Run("queue", func(t *testing.T) { storetest.Queue(t, clusterSubject(nodes, queueOf)) })
@@ -38,9 +39,40 @@ func TestCluster(t *testing.T) {
 	})
 }
 
+func TestDeadCluster(t *testing.T) {
+	t.Parallel()
+	nodes := startCluster(t, 0)
+	const timeout = 500 * time.Millisecond
+	db := openTest(t, Config{Addrs: []string{nodes[0].addr(), nodes[1].addr(), nodes[2].addr()}, Cluster: true, Timeout: timeout})
+	if err := db.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		n.kill()
+	}
+	for round := range 2 {
+		var wg sync.WaitGroup
+		for name, run := range everyCall(db) {
+			wg.Go(func() {
+				began := time.Now()
+				err := run(t.Context())
+				if took := time.Since(began); !tartarus.Is(err, tartarus.Unavailable) || took > 2*timeout+time.Second {
+					t.Errorf("round %d, %s: %v after %s", round, name, err, took)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	for _, n := range nodes {
+		n.start(t)
+	}
+	wait(t, "it recovers by itself", func() error { return db.Ping(t.Context()) })
+}
+
 // TestFailover kills a master of a Cluster under load: calls fail for a moment and recover by themselves. What the
 // asynchronous replication lost is counted, and each lost job is there again once its client repeats itself under its key.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short")
 	}

@@ -141,8 +141,10 @@ func (db *DB) hear(ctx context.Context, last *string) error {
 		}
 		db.bells.all() // what came before is not told
 	}
-	// Less than Timeout, which bounds the read: a server that is gone is noticed as soon as by any other call.
-	found, err := c.XRead(ctx, &goredis.XReadArgs{Streams: []string{stream, *last}, Count: 1000, Block: db.cfg.Timeout / 2}).Result()
+	// The answer comes within half of Timeout, news or not: a server that is gone is noticed as soon as by any other call.
+	bounded, cancel := context.WithTimeout(ctx, db.cfg.Timeout)
+	defer cancel()
+	found, err := c.XRead(bounded, &goredis.XReadArgs{Streams: []string{stream, *last}, Count: 1000, Block: db.cfg.Timeout / 2}).Result()
 	if err != nil && err != goredis.Nil {
 		db.lost(ctx)
 		return err

@@ -196,6 +196,7 @@ func TestOpenWithoutRedis(t *testing.T) {
 
 // TestWaitersSurviveLostConnections has Lease and Await wait across cuts: what happens meanwhile reaches them.
 func TestWaitersSurviveLostConnections(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, "--appendfsync", "no")
 	p := startProxy(t, s.addr())
 	cut := openTest(t, Config{Addrs: []string{p.listener.Addr().String()}, Timeout: time.Second})
@@ -252,6 +253,7 @@ func TestWaitersSurviveLostConnections(t *testing.T) {
 // TestHistoriesWithLostConnections records histories while connections are cut at random. What a call without an answer
 // did is unknown, and everything else must still fit.
 func TestHistoriesWithLostConnections(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, "--appendfsync", "no")
 	p := startProxy(t, s.addr())
 	direct := openTest(t, Config{Addrs: []string{s.addr()}})

@@ -63,8 +63,8 @@ func (r *Registry) fetch(ctx context.Context, members []string) ([]tartarus.Sand
 		byShard[shard] = append(byShard[shard], i)
 	}
 	found := make([]tartarus.Sandbox, len(members))
-	for shard, indices := range byShard {
-		err := r.db.at(ctx, shard, func(ctx context.Context, c *goredis.Client) error {
+	err := together(byShard, func(shard string, indices []int) error {
+		return r.db.at(ctx, shard, func(ctx context.Context, c *goredis.Client) error {
 			pipe := c.Pipeline()
 			cmds := make([]*goredis.StringCmd, len(indices))
 			for i, at := range indices {
@@ -87,11 +87,8 @@ func (r *Registry) fetch(ctx context.Context, members []string) ([]tartarus.Sand
 			}
 			return nil
 		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return found, nil
+	})
+	return found, err
 }
 
 // merge walks several sorted sets as if they were one.
@@ -193,8 +190,8 @@ func (m *merge) fill(ctx context.Context) error {
 			empty[s.shard] = append(empty[s.shard], s)
 		}
 	}
-	for shard, sources := range empty {
-		err := m.db.at(ctx, shard, func(ctx context.Context, c *goredis.Client) error {
+	return together(empty, func(shard string, sources []*source) error {
+		return m.db.at(ctx, shard, func(ctx context.Context, c *goredis.Client) error {
 			pipe := c.Pipeline()
 			cmds := make([]*goredis.StringSliceCmd, len(sources))
 			for i, s := range sources {
@@ -212,11 +209,22 @@ func (m *merge) fill(ctx context.Context) error {
 			}
 			return nil
 		})
-		if err != nil {
-			return err
+	})
+}
+
+// together runs fn for every shard at once and returns one of the errors.
+func together[T any](shards map[string]T, fn func(shard string, v T) error) error {
+	errs := make(chan error, len(shards))
+	for shard, v := range shards {
+		go func() { errs <- fn(shard, v) }()
+	}
+	var err error
+	for range shards {
+		if e := <-errs; e != nil {
+			err = e
 		}
 	}
-	return nil
+	return err
 }
 
 func (m *merge) rangeOf(s *source) goredis.ZRangeArgs {

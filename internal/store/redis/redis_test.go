@@ -35,6 +35,7 @@ func subject[T any](s *server, part func(*DB) T) storetest.Factory[T] {
 }
 
 func TestSuites(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	t.Run("registry", func(t *testing.T) { storetest.Registry(t, subject(s, registryOf)) })
 	t.Run("queue", func(t *testing.T) { storetest.Queue(t, subject(s, queueOf)) })
@@ -44,6 +45,7 @@ func TestSuites(t *testing.T) {
 
 // TestShards runs the registry's suite spread over several tags.
 func TestShards(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, "--appendfsync", "no")
 	storetest.Registry(t, func(t *testing.T) storetest.Subject[hades.Registry] {
 		return storetest.Subject[hades.Registry]{Store: openTest(t, Config{Addrs: []string{s.addr()}, Shards: 7}).Registry()}
