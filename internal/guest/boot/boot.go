@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"syscall"
 
@@ -44,6 +45,8 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	syscall.Umask(0o022)
+	// A log whose reader is gone must not end the agent. Ignoring the signal would be passed on to every process.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	debug.SetGCPercent(gcPercent)
 	c.Log = slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
 	if *mounts {

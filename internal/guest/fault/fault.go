@@ -38,6 +38,8 @@ func OS(err error) error {
 		kind = tartarus.NotFound
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		kind = tartarus.Forbidden
+	case errors.Is(err, syscall.ENOTEMPTY): // before ErrExist, which covers it
+		kind = tartarus.Conflict
 	case errors.Is(err, fs.ErrExist):
 		kind, code = tartarus.Conflict, AlreadyExists
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
@@ -47,7 +49,7 @@ func OS(err error) error {
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENAMETOOLONG),
 		errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ETXTBSY):
 		kind = tartarus.Invalid
-	case errors.Is(err, syscall.ENOTEMPTY), errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EXDEV), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EXDEV), errors.Is(err, syscall.EPIPE):
 		kind = tartarus.Conflict
 	case errors.Is(err, syscall.EOPNOTSUPP), errors.Is(err, syscall.ENOSYS):
 		kind = tartarus.Unsupported

@@ -102,7 +102,7 @@ func (c *Client) Close() {
 	}
 }
 
-// authorized adds the token to every request.
+// authorized adds the token to every request, and guards what comes back.
 type authorized struct {
 	next  http.RoundTripper
 	token string
@@ -113,7 +113,11 @@ func (a authorized) RoundTrip(r *http.Request) (*http.Response, error) {
 		r = r.Clone(r.Context())
 		r.Header.Set("X-Access-Token", a.token)
 	}
-	return a.next.RoundTrip(r)
+	res, err := a.next.RoundTrip(r)
+	if err == nil {
+		guard(res)
+	}
+	return res, err
 }
 
 // Health returns nil when the agent answers.

@@ -46,6 +46,7 @@ func (s Service) Start(ctx context.Context, req *connect.Request[processpb.Start
 		return fault.Connect(err)
 	}
 	defer sub.Close()
+	defer cutWhenDone(ctx)()
 	return follow(ctx, p, sub, req.Header(), func(e *processpb.ProcessEvent) error {
 		return stream.Send(&processpb.StartResponse{Event: e})
 	})
@@ -59,6 +60,7 @@ func (s Service) Connect(ctx context.Context, req *connect.Request[processpb.Con
 	}
 	sub := p.Attach()
 	defer sub.Close()
+	defer cutWhenDone(ctx)()
 	return follow(ctx, p, sub, req.Header(), func(e *processpb.ProcessEvent) error {
 		return stream.Send(&processpb.ConnectResponse{Event: e})
 	})
