@@ -55,7 +55,7 @@ func (a *Agent) end(ctx context.Context, h *held, phase tartarus.Phase, reason t
 		return sb.Transition(h.outcome, "", "")
 	})
 	if err == nil { // whoever was the one that removed it says so
-		a.tell(sb)
+		a.tell(h)
 		a.log.Info("sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "phase", sb.Phase, "reason", sb.Reason)
 	}
 	return nil

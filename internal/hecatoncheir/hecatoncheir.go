@@ -66,8 +66,8 @@ type Agent struct {
 
 	mu     sync.Mutex
 	held   map[string]*held // by sandbox id
-	dirty  map[string]tartarus.Sandbox
-	wakeup chan struct{} // capacity 1: something is dirty
+	dirty  map[string]*held // not told yet how they stand
+	wakeup chan struct{}    // capacity 1: something is dirty
 
 	flushing chan struct{} // capacity 1: somebody delivers reports
 
@@ -89,7 +89,7 @@ func New(c Config) (*Agent, error) {
 	return &Agent{
 		cfg: c, log: c.Log.With("node", c.Name),
 		usable: map[string]vmm.Driver{}, support: map[string]vmm.Support{},
-		held: map[string]*held{}, dirty: map[string]tartarus.Sandbox{},
+		held: map[string]*held{}, dirty: map[string]*held{},
 		wakeup: make(chan struct{}, 1), flushing: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
 	}, nil
 }

@@ -51,7 +51,7 @@ func (a *Agent) SetDeadline(ctx context.Context, id string, deadline time.Time, 
 	if err := a.journal(ctx, h); err != nil {
 		return sb, err
 	}
-	a.told(ctx, sb)
+	a.told(ctx, h)
 	return sb, nil
 }
 
@@ -77,6 +77,6 @@ func (a *Agent) SetNetwork(ctx context.Context, id string, n tartarus.Network) (
 	if err := a.journal(ctx, h); err != nil {
 		return sb, err
 	}
-	a.told(ctx, sb)
+	a.told(ctx, h)
 	return sb, nil
 }

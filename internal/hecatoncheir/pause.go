@@ -42,7 +42,7 @@ func (a *Agent) Pause(ctx context.Context, id string, healthy bool) (tartarus.Sa
 		return sb, a.wakeAgain(work, h, err)
 	}
 	sb = h.sandbox()
-	a.told(ctx, sb)
+	a.told(ctx, h)
 	return sb, nil
 }
 

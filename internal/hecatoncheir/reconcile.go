@@ -67,7 +67,7 @@ func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
 		h.cancel = stop
 		h.mu.Unlock()
 		go a.watch(watch, h)
-		a.tell(h.sandbox())
+		a.tell(h)
 		return nil
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
@@ -154,7 +154,7 @@ func (a *Agent) stayPaused(ctx context.Context, h *held, r record) error {
 	if err := a.journal(ctx, h); err != nil {
 		return err
 	}
-	a.tell(h.sandbox())
+	a.tell(h)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package hecatoncheir
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -10,11 +11,11 @@ import (
 // maxBackoff is the longest wait between attempts to reach a control plane that is away.
 const maxBackoff = 5 * time.Second
 
-// tell notes that the control plane should learn how sb stands now. Only the newest state of each sandbox is kept, so the
-// backlog is bounded by the number of sandboxes, however long the control plane is away.
-func (a *Agent) tell(sb tartarus.Sandbox) {
+// tell notes that the control plane should learn how a sandbox stands. What it is told is the state at the moment of the report, so that
+// of two changes at once the older one never has the last word, and the backlog is bounded by the number of sandboxes.
+func (a *Agent) tell(h *held) {
 	a.mu.Lock()
-	a.dirty[sb.ID] = sb
+	a.dirty[h.spec.ID] = h
 	a.mu.Unlock()
 	select {
 	case a.wakeup <- struct{}{}:
@@ -24,8 +25,8 @@ func (a *Agent) tell(sb tartarus.Sandbox) {
 
 // told is tell for a change that somebody asked for and will look at next: it returns once the control plane has the change, or
 // after toldTime, when the report goes on by itself.
-func (a *Agent) told(ctx context.Context, sb tartarus.Sandbox) {
-	a.tell(sb)
+func (a *Agent) told(ctx context.Context, h *held) {
+	a.tell(h)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), toldTime)
 	defer cancel()
 	a.flush(ctx)
@@ -67,14 +68,14 @@ func (a *Agent) flush(ctx context.Context) bool {
 	}
 	a.mu.Lock()
 	batch := a.dirty
-	a.dirty = make(map[string]tartarus.Sandbox, len(batch))
+	a.dirty = make(map[string]*held, len(batch))
 	a.mu.Unlock()
 	if len(batch) == 0 {
 		return true
 	}
 	list := make([]tartarus.Sandbox, 0, len(batch))
-	for _, sb := range batch {
-		list = append(list, sb)
+	for _, h := range batch {
+		list = append(list, h.sandbox())
 	}
 	ctx, cancel := context.WithTimeout(ctx, reportTime)
 	defer cancel()
@@ -85,10 +86,6 @@ func (a *Agent) flush(ctx context.Context) bool {
 	a.log.Warn("report not delivered", "sandboxes", len(list), "error", err)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for id, sb := range batch {
-		if _, newer := a.dirty[id]; !newer {
-			a.dirty[id] = sb
-		}
-	}
+	maps.Copy(a.dirty, batch)
 	return false
 }

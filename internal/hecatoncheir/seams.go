@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
@@ -56,12 +58,13 @@ type Direct struct {
 // Report writes each sandbox over the registry's revision of it. A sandbox that a node reports wins over anything a
 // replica wrote about it, so a conflict is answered by reading the newer revision and writing again.
 func (d Direct) Report(ctx context.Context, sandboxes ...tartarus.Sandbox) error {
+	// At the same time, so that the store can commit them together.
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(64)
 	for _, sb := range sandboxes {
-		if err := d.report(ctx, sb); err != nil {
-			return err
-		}
+		g.Go(func() error { return d.report(ctx, sb) })
 	}
-	return nil
+	return g.Wait()
 }
 
 // reportTries bounds the race with other writers of one sandbox; each lost round means that another one succeeded.

@@ -81,8 +81,9 @@ func (a *Agent) work(ctx context.Context, l acheron.Lease) {
 // finish tells the control plane that a sandbox runs. A refusal means that nobody waits for it any more: the job was cancelled, or another
 // holder took it over.
 func (a *Agent) finish(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox) {
-	if err := a.cfg.Control.Report(ctx, sb); err != nil {
-		a.tell(sb)
+	h, held := a.find(sb.ID)
+	if held == nil {
+		a.told(ctx, h)
 	}
 	body, err := json.Marshal(sb)
 	if err == nil {
@@ -91,7 +92,7 @@ func (a *Agent) finish(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox
 	switch {
 	case err == nil:
 	case tartarus.Is(err, tartarus.Conflict), tartarus.Is(err, tartarus.NotFound):
-		if h, findErr := a.find(sb.ID); findErr == nil {
+		if held == nil {
 			err = a.end(ctx, h, tartarus.Stopped, tartarus.ReasonUser, "the request for it was withdrawn before it ran")
 		}
 		a.log.Info("start withdrawn", "sandbox", sb.ID, "tenant", sb.Tenant, "error", err)
