@@ -407,4 +407,7 @@ func TestHostileAgent(t *testing.T) {
 	if _, err := client.Start(t.Context(), guestclient.Command{Argv: []string{"ls"}}); err == nil {
 		t.Error("start")
 	}
+	if _, err := client.Stat(t.Context(), "", "/"); err == nil {
+		t.Error("stat")
+	}
 }

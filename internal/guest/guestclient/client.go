@@ -115,7 +115,7 @@ func (a authorized) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	res, err := a.next.RoundTrip(r)
 	if err == nil {
-		guard(res)
+		guard(r, res)
 	}
 	return res, err
 }

@@ -20,10 +20,28 @@ type frames struct {
 	left int64  // of its message
 }
 
-// guard puts frames around the body of a stream.
-func guard(res *http.Response) {
-	if strings.HasPrefix(res.Header.Get("Content-Type"), "application/connect+") {
+// capped ends an answer that is larger than any can be, for the same reason: the library reads the rest of it to the end.
+type capped struct {
+	io.ReadCloser
+	left int64
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, tartarus.Errorf(tartarus.TooLarge, "the guest's answer is over %d bytes", maxAnswer)
+	}
+	n, err := c.ReadCloser.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	return n, err
+}
+
+// guard bounds what the answer to a call may hold. Files have no bound.
+func guard(req *http.Request, res *http.Response) {
+	switch {
+	case strings.HasPrefix(res.Header.Get("Content-Type"), "application/connect+"):
 		res.Body = &frames{ReadCloser: res.Body}
+	case req.Header.Get("Connect-Protocol-Version") != "":
+		res.Body = &capped{ReadCloser: res.Body, left: maxAnswer + 2} // one byte more than the library's own limit needs to see
 	}
 }
 

@@ -23,7 +23,7 @@ func frame(size int, message string) string {
 
 func guarded(body io.Reader) io.Reader {
 	res := &http.Response{Header: http.Header{"Content-Type": {"application/connect+proto"}}, Body: io.NopCloser(body)}
-	guard(res)
+	guard(&http.Request{}, res)
 	return res.Body
 }
 
@@ -46,9 +46,15 @@ func TestGuardEndsWhatIsTooLarge(t *testing.T) {
 		}
 	}
 	plain := &http.Response{Header: http.Header{"Content-Type": {"text/plain"}}, Body: io.NopCloser(strings.NewReader(strings.Repeat("x", 100)))}
-	guard(plain)
+	guard(&http.Request{}, plain)
 	if got, err := io.ReadAll(plain.Body); err != nil || len(got) != 100 {
-		t.Errorf("what is no stream is not touched: %d %v", len(got), err)
+		t.Errorf("a file is not touched: %d %v", len(got), err)
+	}
+	call := &http.Request{Header: http.Header{"Connect-Protocol-Version": {"1"}}}
+	endless := &http.Response{Header: http.Header{"Content-Type": {"application/proto"}}, Body: io.NopCloser(zeros{})}
+	guard(call, endless)
+	if n, err := io.Copy(io.Discard, endless.Body); !tartarus.Is(err, tartarus.TooLarge) || n > maxAnswer+2 {
+		t.Errorf("an endless answer: %d %v", n, err)
 	}
 }
 
@@ -62,3 +68,7 @@ func TestShellCode(t *testing.T) {
 		}
 	}
 }
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
