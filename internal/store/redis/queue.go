@@ -29,11 +29,13 @@ func (q *Queue) Enqueue(ctx context.Context, j acheron.Job) (acheron.Job, error)
 		ID: j.ID, Tenant: j.Tenant, Node: j.Node, Kind: j.Kind, Payload: j.Payload, Key: j.Key, Digest: j.Digest,
 		MaxAttempts: j.MaxAttempts, Deadline: j.Deadline.UTC().Round(0),
 	}
-	body, err := json.Marshal(j)
+	small := j
+	small.Payload = nil // kept beside it: JSON would make it a third longer
+	body, err := json.Marshal(small)
 	if err != nil {
 		return acheron.Job{}, fmt.Errorf("encode job %s: %w", j.ID, err)
 	}
-	v, err := q.run(ctx, enqueueScript, j.ID, j.Tenant, j.Node, j.Key, j.Digest, j.MaxAttempts, micros(j.Deadline), body, q.db.cfg.MaxOpenJobs)
+	v, err := q.run(ctx, enqueueScript, j.ID, j.Tenant, j.Node, j.Key, j.Digest, j.MaxAttempts, micros(j.Deadline), body, j.Payload, q.db.cfg.MaxOpenJobs)
 	if err != nil {
 		return acheron.Job{}, fmt.Errorf("enqueue job %s: %w", j.ID, err)
 	}
@@ -67,13 +69,18 @@ func decodeJob(f map[string]string) (acheron.Job, error) {
 	j.State, j.Reason, j.EnqueuedAt, j.EndedAt = acheron.State(f["state"]), f["why"], moment(f["enqueued"]), moment(f["ended"])
 	j.Attempt, _ = strconv.Atoi(f["attempt"])
 	j.Token, _ = strconv.ParseInt(f["token"], 10, 64)
-	if r := f["result"]; r != "" {
-		j.Result = []byte(r)
-	}
+	j.Result, j.Payload = bytesOf(f["result"]), bytesOf(f["payload"])
 	if f["deadline"] == "0" {
 		j.Deadline = time.Time{} // it had its effect, and was requeued
 	}
 	return j, nil
+}
+
+func bytesOf(text string) []byte {
+	if text == "" {
+		return nil
+	}
+	return []byte(text)
 }
 
 // maxLeases bounds the answer to one Lease.
@@ -124,6 +131,7 @@ func (q *Queue) take(ctx context.Context, node string, max int, ttl time.Duratio
 			return nil, tartarus.Errorf(tartarus.Corrupt, "decode job: %w", err)
 		}
 		j.State, j.Attempt, j.Token, j.EnqueuedAt, j.Reason = acheron.Leased, int(a.number(1)), a.number(2), moment(a.text(3)), a.text(4)
+		j.Payload = bytesOf(a.text(5))
 		leases = append(leases, acheron.Lease{Job: j, Token: j.Token, Until: asked.Add(acheron.Trust(ttl))})
 	}
 	if len(leases) > 0 {

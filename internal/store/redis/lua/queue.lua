@@ -1,6 +1,6 @@
 -- What the queue's scripts share. KEYS[1] is the prefix of all its keys, which ends in a hash tag: they are in one slot of a cluster.
 --
--- job:ID               hash: body (JSON as enqueued), state, attempt, token, max, node, tenant, key, digest, seq,
+-- job:ID               hash: body (JSON as enqueued, without payload), payload, state, attempt, token, max, node, tenant, key, digest, seq,
 --                      deadline, enqueued, until, ended (microseconds), why, result
 -- key:LEN:TENANT:KEY   id of the job that has this idempotency key
 -- wait:LEN:NODE:TENANT sorted set of the jobs that can be handed out, by seq
