@@ -20,8 +20,8 @@ const probeTime = time.Second
 const stopTime = 30 * time.Second
 
 // serverOrStack connects to the server that is named or listens here, and otherwise starts a stack in this process
-// that ends with stop. runtime is the one that sandboxes shall have, "" for the configured one.
-func (e *Env) serverOrStack(ctx context.Context, runtime string) (cl *client.Client, stop func(), err error) {
+// that ends with stop, and all its sandboxes with it. runtime is the one that sandboxes shall have, "" for the configured one.
+func (e *Env) serverOrStack(ctx context.Context, runtime string, keep bool) (cl *client.Client, stop func(), err error) {
 	c, err := e.configure(nil)
 	if err != nil {
 		return nil, nil, err
@@ -38,6 +38,9 @@ func (e *Env) serverOrStack(ctx context.Context, runtime string) (cl *client.Cli
 		return cl, func() {}, nil
 	}
 	cl.Close()
+	if keep {
+		return nil, nil, fmt.Errorf("--keep needs a server that the sandbox can live on in: start one with `tartarus up`, or name one with --url")
+	}
 	if os.Geteuid() != 0 {
 		return nil, nil, fmt.Errorf("no server is named nor listening on %s, and making sandboxes on this machine needs root "+
 			"(network namespaces, cgroups, nftables): use sudo, or name a server with --url", c.APIAddr)

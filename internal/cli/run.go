@@ -96,7 +96,7 @@ func (e *Env) run(ctx context.Context, o *runOptions, argv []string) (err error)
 	if err != nil {
 		return err
 	}
-	cl, stop, err := e.serverOrStack(ctx, o.runtime)
+	cl, stop, err := e.serverOrStack(ctx, o.runtime, o.keep)
 	if err != nil {
 		return err
 	}
@@ -203,17 +203,19 @@ func renew(ctx context.Context, cl *client.Client, id string) (stop func()) {
 	}
 }
 
+// A node notices the end of a machine a moment after the streams into it have broken.
+const (
+	noticeTime  = 3 * time.Second
+	noticeEvery = 50 * time.Millisecond
+)
+
 // explain finds out whether the sandbox ended under the command, and why.
 func (e *Env) explain(ctx context.Context, cl *client.Client, id string, err error) error {
 	if _, decided := errors.AsType[*exitError](err); decided || ctx.Err() != nil {
 		return err
 	}
-	var sb *api.SandboxDetail
-	asked := afterwards(ctx, func(ctx context.Context) (err error) {
-		sb, err = cl.GetEnded(ctx, id)
-		return err
-	})
-	if asked != nil || !tartarus.Phase(sb.Phase).Ended() && tartarus.Phase(sb.Phase) != tartarus.Stopping {
+	sb := ending(ctx, cl, id)
+	if sb == nil {
 		return err
 	}
 	switch tartarus.Reason(sb.Reason) {
@@ -224,6 +226,28 @@ func (e *Env) explain(ctx context.Context, cl *client.Client, id string, err err
 		return fmt.Errorf("the time of sandbox %s was up; give it more with --timeout", id)
 	}
 	return fmt.Errorf("sandbox %s ended under the command: %s", id, strings.TrimSpace(sb.Reason+" "+sb.Message))
+}
+
+// ending waits a moment for the sandbox to be known as ended, and describes it; nil when it runs on.
+func ending(ctx context.Context, cl *client.Client, id string) *api.SandboxDetail {
+	ctx, cancel := context.WithTimeout(ctx, noticeTime)
+	defer cancel()
+	tick := time.NewTicker(noticeEvery)
+	defer tick.Stop()
+	for {
+		sb, err := cl.GetEnded(ctx, id)
+		if err != nil {
+			return nil
+		}
+		if tartarus.Phase(sb.Phase).Ended() {
+			return sb
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // copyPair is one LOCAL:REMOTE.

@@ -128,8 +128,8 @@ func TestRunExplainsAnEndUnderTheCommand(t *testing.T) {
 	} {
 		x := newFixture(t)
 		x.guest.commands["job"] = func(p *fakeProcess) {
+			p.gone() // the stream breaks before the node has noticed
 			x.server.end(reason, "kernel went away")
-			p.gone()
 		}
 		if code := x.run(t, "run", "-q", "--", "job"); code != want.code || !strings.Contains(x.err.String(), want.text) {
 			t.Errorf("%s: code %d", reason, code)
@@ -338,6 +338,13 @@ func TestRunWithoutAServerStartsItsOwn(t *testing.T) {
 	}
 	if !got.Ephemeral || got.APIAddr != "127.0.0.1:0" || got.EdgeAddr != "" || got.Runtime != "gvisor" {
 		t.Errorf("configured %+v", got)
+	}
+}
+
+func TestKeepNeedsAServer(t *testing.T) {
+	x, st, _ := alone(t)
+	if code := x.run(t, "run", "-q", "--keep", "--", "job"); code != 125 || !strings.Contains(x.err.String(), "--keep needs a server") || st.ended {
+		t.Errorf("code %d", code)
 	}
 }
 
