@@ -20,7 +20,7 @@ type trapTable struct {
 	actions map[syscall.Signal]string
 	pending []string
 	last    syscall.Signal // that came
-	arrived chan struct{} // has one element while something is pending
+	arrived chan struct{}  // has one element while something is pending
 	signals chan os.Signal
 }
 

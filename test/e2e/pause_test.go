@@ -64,7 +64,9 @@ func (s *server) count(id string) int {
 func TestWokenByTraffic(t *testing.T) {
 	s := newServer(t)
 	two, yes := int64(2), true
-	sb := s.create(func(n *api.NewSandbox) { n.Timeout, n.AutoPause, n.AutoResume = &two, &yes, &api.AutoResume{Enabled: true} })
+	sb := s.create(func(n *api.NewSandbox) {
+		n.Timeout, n.AutoPause, n.AutoResume = &two, &yes, &api.AutoResume{Enabled: true}
+	})
 	s.sh(sb.SandboxID, "echo kept > /home/user/name")
 	eventually(t, 15*time.Second, func() error {
 		d, err := s.Get(t.Context(), sb.SandboxID)
