@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"github.com/tartarus-sandbox/tartarus"
 	"golang.org/x/sys/unix"
@@ -75,8 +74,6 @@ func (f *firewall) commit(b *batch) error {
 	return err
 }
 
-var inet = &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
-
 // ensure puts this build's base rules in place and leaves everything else in the table alone. The host's lock is held.
 func (f *firewall) ensure() error {
 	f.mu.Lock()
@@ -119,41 +116,31 @@ func (b *batch) addBase(version string) {
 	}
 }
 
-// tableExists asks first: the library's errors about what is inside a missing table cannot be told from others.
-func tableExists(conn *nftables.Conn) (bool, error) {
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return false, tartarus.Errorf(tartarus.Unsupported, "network: nftables cannot be used here: %w", err)
-	}
-	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }), nil
-}
-
 // baseThere is the version of the base rules that are in place; empty where there are none or not all of them. Every base rule carries
 // the version as its comment, and the version says how many there are.
 func (f *firewall) baseThere() (string, error) {
-	conn, err := nftables.New()
+	there, err := tableExists()
 	if err != nil {
-		return "", fmt.Errorf("open netfilter socket: %w", err)
+		return "", tartarus.Errorf(tartarus.Unsupported, "network: nftables cannot be used here: %w", err)
 	}
-	if there, err := tableExists(conn); err != nil || !there {
+	if !there {
+		return "", nil
+	}
+	chains, err := listChains()
+	if err != nil {
 		return "", err
-	}
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return "", fmt.Errorf("list chains: %w", err)
 	}
 	version, count := "", 0
 	for _, c := range chains {
-		if _, _, owned := ownerOf(c.Name); owned || c.Table.Name != tableName {
+		if _, _, owned := ownerOf(c); owned {
 			continue
 		}
-		rules, err := conn.GetRules(inet, &nftables.Chain{Name: c.Name, Table: inet})
+		comments, err := listComments(c)
 		if err != nil {
-			return "", fmt.Errorf("list rules of %s: %w", c.Name, err)
+			return "", err
 		}
-		for _, r := range rules {
-			comment, ok := userdata.GetString(r.UserData, userdata.TypeComment)
-			if !ok || (version != "" && comment != version) {
+		for _, comment := range comments {
+			if comment == "" || (version != "" && comment != version) {
 				return "", nil
 			}
 			version = comment
@@ -168,14 +155,10 @@ func (f *firewall) baseThere() (string, error) {
 
 // removeWhenEmpty takes the table away when no realm is left in it. The host's lock is held.
 func (f *firewall) removeWhenEmpty() (bool, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return false, fmt.Errorf("open netfilter socket: %w", err)
-	}
-	if there, err := tableExists(conn); err != nil || !there {
+	if there, err := tableExists(); err != nil || !there {
 		return err == nil, err
 	}
-	members, err := f.members(setRealms)
+	members, err := listMembers(setRealms)
 	if err != nil || len(members) > 0 {
 		return false, err
 	}
@@ -187,19 +170,6 @@ func (f *firewall) removeWhenEmpty() (bool, error) {
 		return false, fmt.Errorf("remove rules: %w", err)
 	}
 	return true, nil
-}
-
-// members lists the keys of a set.
-func (f *firewall) members(name string) ([]nftables.SetElement, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open netfilter socket: %w", err)
-	}
-	elems, err := conn.GetSetElements(&nftables.Set{Table: inet, Name: name})
-	if err != nil {
-		return nil, fmt.Errorf("list set %s: %w", name, err)
-	}
-	return elems, nil
 }
 
 func (f *firewall) addRealm(p netip.Prefix) error {

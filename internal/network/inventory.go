@@ -1,12 +1,10 @@
 package network
 
 import (
-	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,46 +30,41 @@ func (f *firewall) inventory() (map[string]*parts, error) {
 		}
 		return found[name]
 	}
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open netfilter socket: %w", err)
-	}
-	if there, err := tableExists(conn); err != nil || !there {
+	if there, err := tableExists(); err != nil || !there {
 		return found, err
 	}
-	sets, err := conn.GetSets(inet)
+	sets, err := listSets()
 	if err != nil {
-		return nil, fmt.Errorf("list sets: %w", err)
+		return nil, err
 	}
 	for _, s := range sets {
-		if name, _, ok := ownerOf(s.Name); ok {
-			at(name).sets = append(at(name).sets, s.Name)
+		if name, _, ok := ownerOf(s); ok {
+			at(name).sets = append(at(name).sets, s)
 			continue
 		}
-		if s.Name == setRealms || s.Name == setDenied {
+		if s == setRealms || s == setDenied {
 			continue
 		}
-		elems, err := f.members(s.Name)
+		keys, err := listMembers(s)
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range elems {
-			if len(e.Key) < unix.IFNAMSIZ {
+		for _, key := range keys {
+			if len(key) < unix.IFNAMSIZ {
 				continue
 			}
-			dev, _, _ := bytes.Cut(e.Key[:unix.IFNAMSIZ], []byte{0})
-			if _, _, ok := parseName(string(dev)); ok {
-				at(string(dev)).members = append(at(string(dev)).members, member{s.Name, e.Key})
+			if dev := text(key[:unix.IFNAMSIZ]); isSlotName(dev) {
+				at(dev).members = append(at(dev).members, member{s, key})
 			}
 		}
 	}
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	chains, err := listChains()
 	if err != nil {
-		return nil, fmt.Errorf("list chains: %w", err)
+		return nil, err
 	}
 	for _, c := range chains {
-		if name, generation, ok := ownerOf(c.Name); ok && c.Table.Name == tableName {
-			at(name).chains = append(at(name).chains, c.Name)
+		if name, generation, ok := ownerOf(c); ok {
+			at(name).chains = append(at(name).chains, c)
 			at(name).generation = max(at(name).generation, generation)
 		}
 	}

@@ -4,6 +4,9 @@
 //
 // Slots are made ahead and reused. Everything on the host is named after its slot, tart<realm>x<number>, where a realm
 // is a block of addresses that one process claims for itself through a lock file, so that several processes share a host.
+//
+// The package is larger than most: slots and their rules belong together, because a slot that is there while its rules are not
+// is the one thing that must not happen. What talks to sandboxes stands apart, in resolver and webgate.
 package network
 
 import (

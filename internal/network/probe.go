@@ -16,8 +16,14 @@ import (
 func ProbeRules() error {
 	done := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread, and with it the namespace, ends with this goroutine.
+		// Never unlocked: the thread, and with it the namespace, ends with this goroutine. But the process's first thread never
+		// ends, and /proc/self means it.
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			done <- ProbeRules() // on another one, while this one is taken
+			runtime.UnlockOSThread()
+			return
+		}
 		done <- probeRules()
 	}()
 	return <-done

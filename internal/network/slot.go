@@ -114,6 +114,8 @@ func parseName(name string) (realm, number int, ok bool) {
 	return realm, number, true
 }
 
+func isSlotName(name string) bool { _, _, ok := parseName(name); return ok }
+
 // pair gives the two addresses of a slot: the host's is the even one.
 func (r *realm) pair(number int) (gateway, guest netip.Addr) {
 	b := r.prefix.Addr().As4()
