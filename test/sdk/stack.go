@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -74,7 +75,7 @@ func startStack(ctx context.Context, o options) (st *stack, err error) {
 	if err := st.templates(ctx, o); err != nil {
 		return st, err
 	}
-	if st.outside, err = makeOutside(ctx); err != nil {
+	if st.outside, err = makeOutside(ctx, o); err != nil {
 		fmt.Printf("         no network stands for the internet, its tests are left out: %v\n", err)
 	}
 	if err := st.launch(o); err != nil {
@@ -104,12 +105,8 @@ func freePorts(n int) ([]string, error) {
 // templates puts the templates in place: those of TARTARUS_TEST_DATA, else base is built.
 func (st *stack) templates(ctx context.Context, o options) error {
 	if o.templates != "" {
-		from := filepath.Join(o.templates, "templates")
-		if _, err := os.Stat(from); err == nil {
-			// Links share the images, which nobody writes to.
-			if out, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", from, filepath.Join(st.data, "templates")).CombinedOutput(); err != nil {
-				return fmt.Errorf("copy templates: %w: %s", err, out)
-			}
+		if err := linkTemplates(filepath.Join(o.templates, "templates"), filepath.Join(st.data, "templates")); err != nil {
+			return fmt.Errorf("take over templates: %w", err)
 		}
 	}
 	if st.hasTemplate("base") {
@@ -129,10 +126,43 @@ func (st *stack) templates(ctx context.Context, o options) error {
 	return nil
 }
 
+// linkTemplates takes over the templates of another data folder. Images never change, so that links share them.
+func linkTemplates(from, to string) error {
+	index, err := os.ReadFile(filepath.Join(from, "templates.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	images, err := filepath.Glob(filepath.Join(from, "images", "*"))
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(to, "images"), 0o700); err != nil {
+		return err
+	}
+	for _, image := range images {
+		if err := os.Link(image, filepath.Join(to, "images", filepath.Base(image))); err != nil {
+			// Another disk: the copy shares blocks where the file system can.
+			if out, err := exec.Command("cp", "--reflink=auto", image, filepath.Join(to, "images")).CombinedOutput(); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+		}
+	}
+	return os.WriteFile(filepath.Join(to, "templates.json"), index, 0o600)
+}
+
 // hasTemplate tells whether a template is built.
 func (st *stack) hasTemplate(name string) bool {
-	found, err := filepath.Glob(filepath.Join(st.data, "templates", name+"*"))
-	return err == nil && len(found) > 0
+	raw, err := os.ReadFile(filepath.Join(st.data, "templates", "templates.json"))
+	if err != nil {
+		return false
+	}
+	var index struct{ Templates []struct{ Name string } }
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return false
+	}
+	return slices.ContainsFunc(index.Templates, func(t struct{ Name string }) bool { return t.Name == name })
 }
 
 func (st *stack) serverEnv() []string {
@@ -219,10 +249,8 @@ func (st *stack) clientEnv(o options, l lane) []string {
 
 // ca is the certificate that signed the edge's, if there is one.
 func (st *stack) ca() string {
-	for _, name := range []string{"edge/ca.crt", "edge/ca.pem", "tls/ca.crt", "ca.crt", "ca.pem"} {
-		if path := filepath.Join(st.data, name); fileExists(path) {
-			return path
-		}
+	if path := filepath.Join(st.data, "ca", "ca.pem"); fileExists(path) {
+		return path
 	}
 	return ""
 }

@@ -95,7 +95,7 @@ export function surface(classes, hidden = []) {
   for (const [prefix, list] of Object.entries(classes)) {
     for (const object of list) {
       for (const [key, property] of Object.entries(Object.getOwnPropertyDescriptors(object))) {
-        if (typeof property.value === 'function' && key !== 'constructor' && !property.value.prototype?.constructor?.toString().startsWith('class')) {
+        if (typeof property.value === 'function' && key !== 'constructor') {
           found.add(`${prefix}.${key}`)
         }
       }

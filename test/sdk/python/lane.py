@@ -103,7 +103,7 @@ async def together(*thunks):
     """Run the thunks at the same time; what one raises takes its place in the answer."""
     if not SYNC:
         return await asyncio.gather(*(_settle(thunk) for thunk in thunks), return_exceptions=True)
-    with ThreadPoolExecutor(len(thunks)) as pool:
+    with ThreadPoolExecutor(max(1, len(thunks))) as pool:
         futures = [pool.submit(lambda thunk=thunk: drive(thunk())) for thunk in thunks]
         return [future.exception() or future.result() for future in futures]
 

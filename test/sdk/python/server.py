@@ -14,10 +14,13 @@ EDGE = os.environ.get("LANE_EDGE", "")  # host:port of the TLS edge
 DOMAIN = os.environ.get("LANE_DOMAIN", "")  # its wildcard domain, with the port where it is not 443
 CA = os.environ.get("LANE_CA", "")  # certificate that signed the edge's
 
+# One client for all requests on the plain port: making one reads the system's certificates.
+CLIENT = httpx.Client(timeout=30)
+
 
 def api(method, path, **kwargs):
     headers = {"X-API-KEY": KEY, **kwargs.pop("headers", {})}
-    return httpx.request(method, API + path, headers=headers, timeout=kwargs.pop("timeout", 30), **kwargs)
+    return CLIENT.request(method, API + path, headers=headers, **kwargs)
 
 
 def landed(method, path, **kwargs):

@@ -1,7 +1,7 @@
 // Commands and terminals: output, codes, users, places, input, time, handles, job control.
 import { Sandbox, assert, check, e2b, make, pause, refuses, shared, until } from '../lane.mjs'
 
-const { AuthenticationError, CommandExitError, InvalidArgumentError, NotFoundError, SandboxError, TimeoutError } = e2b
+const { AuthenticationError, CommandExitError, InvalidArgumentError, NotFoundError, SandboxError, SandboxNotFoundError, TimeoutError } = e2b
 const NO_PID = 999_999
 
 check('run', { works: ['commands.run'], fails: ['commands.run'], quick: true }, async () => {
@@ -49,7 +49,7 @@ check('environment, user, place', { works: ['commands.run'], fails: ['commands.r
   const sbx = await shared()
   const run = async (cmd, opts) => (await sbx.commands.run(cmd, opts)).stdout
   assert.equal(await run('echo "$A|$HOME|$USER"; pwd', { envs: { A: 'b c' } }), 'b c|/home/user|user\n/home/user\n')
-  assert.equal(await run('whoami; pwd', { user: 'root' }), 'root\n/root\n')
+  assert.equal(await run('whoami; echo $HOME', { user: 'root' }), 'root\n/root\n')
   assert.equal(await run('pwd', { cwd: '/usr/lib' }), '/usr/lib\n')
   await refuses(sbx.commands.run('true', { user: 'nobody-here' }), AuthenticationError, /invalid username: 'nobody-here'/)
   await refuses(sbx.commands.run('true', { cwd: '/no/such/place' }), InvalidArgumentError, /cwd '\/no\/such\/place' does not exist/)
@@ -117,7 +117,7 @@ check('on a dead sandbox', { fails: ['commands.list', 'commands.run'] }, async (
   const sandbox = await make()
   await sandbox.kill()
   await refuses(sandbox.commands.list(), TimeoutError)
-  await refuses(sandbox.commands.run('true'), TimeoutError)
+  await refuses(sandbox.commands.run('true'), SandboxNotFoundError)
 })
 
 check('twenty at once', { works: ['commands.run'] }, async () => {

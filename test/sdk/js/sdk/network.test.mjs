@@ -5,14 +5,14 @@ const { CommandExitError, SandboxError } = e2b
 
 async function reaches(sandbox, address, port = 80) {
   try {
-    await sandbox.commands.run(`timeout 3 bash -c '</dev/tcp/${address}/${port}'`)
+    await sandbox.commands.run(`timeout 2 bash -c '</dev/tcp/${address}/${port}'`)
     return true
   } catch (error) {
     if (error instanceof CommandExitError) return false
     throw error
   }
 }
-const both = async (sandbox) => [await reaches(sandbox, OUTSIDE[0]), await reaches(sandbox, OUTSIDE[1])]
+const both = (sandbox) => Promise.all(OUTSIDE.slice(0, 2).map((address) => reaches(sandbox, address)))
 const needsOutside = () => OUTSIDE.length > 1 || notHere('no network could be made that stands for the internet')
 
 check('egress rules', { works: ['Sandbox.create', 'Sandbox.update_network', 'Sandbox.get_info'] }, async () => {

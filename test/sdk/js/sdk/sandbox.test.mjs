@@ -125,8 +125,11 @@ check('time runs out', { works: ['Sandbox.set_timeout', 'Sandbox.is_running'], f
   const sandbox = await make({ timeoutMs: 60_000 })
   await sandbox.setTimeout(1000)
   await until('the sandbox ended by itself', async () => !(await sandbox.isRunning()), 15_000)
+  const answer = () => Sandbox.connect(sandbox.sandboxId).catch((error) => error)
+  // While it is being ended the answer is a conflict.
+  await until('the sandbox is not found', async () => !/^409: /.test((await answer()).message), 15_000)
   await refuses(Sandbox.connect(sandbox.sandboxId), SandboxNotFoundError)
-  await refuses(sandbox.commands.run('echo too late'), TimeoutError)
+  await refuses(sandbox.commands.run('echo too late'), SandboxNotFoundError)
 })
 
 check('metrics', { works: ['Sandbox.get_metrics'] }, async () => {

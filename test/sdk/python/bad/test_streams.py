@@ -164,7 +164,7 @@ def test_upload_of_300_megabytes(sbx):
             yield piece
 
     headers = {**sbx.headers(), "Content-Type": "application/octet-stream"}
-    res = httpx.post(f"{server.API}/files", params={"path": "/home/user/large"}, content=pieces(), headers=headers, timeout=120)
+    res = server.CLIENT.post(f"{server.API}/files", params={"path": "/home/user/large"}, content=pieces(), headers=headers, timeout=120)
     assert res.status_code == 200, res.text
     assert sbx.start("sha256sum < /home/user/large; rm /home/user/large")["stdout"].split()[0].decode() == total.hexdigest()
     assert most - before < 100, f"the server grew by {most - before:.0f} MiB"

@@ -8,8 +8,6 @@ import struct
 import subprocess
 from urllib.parse import urlsplit
 
-import httpx
-
 import lane
 import server
 
@@ -38,12 +36,12 @@ class Sandbox:
         """A unary call of the agent."""
         content = raw if raw is not None else json.dumps(body).encode()
         sent = {**self.headers(user), "Content-Type": kind, "Connect-Protocol-Version": "1", **headers}
-        return httpx.post(f"{server.API}/{method}", content=content, headers=sent, timeout=timeout)
+        return server.CLIENT.post(f"{server.API}/{method}", content=content, headers=sent, timeout=timeout)
 
     def stream(self, method, body, user=None, timeout=120, **headers):
         """A streaming call of the agent: a context manager that gives the response."""
         sent = {**self.headers(user), "Content-Type": "application/connect+json", "Connect-Protocol-Version": "1", **headers}
-        return httpx.stream("POST", f"{server.API}/{method}", content=frame(body), headers=sent, timeout=timeout)
+        return server.CLIENT.stream("POST", f"{server.API}/{method}", content=frame(body), headers=sent, timeout=timeout)
 
     def start(self, command, user=None, **process):
         """Messages of a command, decoded: (pid, stdout, stderr, end, error)."""
@@ -51,10 +49,10 @@ class Sandbox:
             return collect(messages(res))
 
     def read(self, path):
-        return httpx.get(f"{server.API}/files", params={"path": path}, headers=self.headers(), timeout=60)
+        return server.CLIENT.get(f"{server.API}/files", params={"path": path}, headers=self.headers(), timeout=60)
 
     def write(self, path, content, timeout=60):
-        return httpx.post(f"{server.API}/files", params={"path": path}, headers=self.headers(), files={"file": (path, content)}, timeout=timeout)
+        return server.CLIENT.post(f"{server.API}/files", params={"path": path}, headers=self.headers(), files={"file": (path, content)}, timeout=timeout)
 
     def kill(self):
         return server.api("DELETE", f"/sandboxes/{self.id}", timeout=60)
@@ -74,20 +72,23 @@ def frame(body, flags=0):
 
 
 def messages(res):
-    """The enveloped messages of a response, the last with its flag."""
-    have = b""
+    """The enveloped messages of a response, each with its flags."""
+    have, at = bytearray(), 0
     for chunk in res.iter_raw():
         have += chunk
-        while len(have) >= 5:
-            flags, size = struct.unpack(">BI", have[:5])
-            if len(have) < 5 + size:
+        while len(have) - at >= 5:
+            flags, size = struct.unpack_from(">BI", have, at)
+            if len(have) - at < 5 + size:
                 break
-            yield flags, json.loads(have[5 : 5 + size])
-            have = have[5 + size :]
+            yield flags, json.loads(have[at + 5 : at + 5 + size])
+            at += 5 + size
+        del have[:at]
+        at = 0
 
 
 def collect(stream):
-    out = {"pid": None, "stdout": b"", "stderr": b"", "end": None, "error": None}
+    parts = {"stdout": [], "stderr": []}
+    out = {"pid": None, "end": None, "error": None}
     for flags, message in stream:
         if flags & 2:
             out["error"] = message.get("error")
@@ -95,12 +96,12 @@ def collect(stream):
         event = message.get("event", {})
         if "start" in event:
             out["pid"] = event["start"]["pid"]
-        for name in ("stdout", "stderr"):
+        for name, list_of in parts.items():
             if name in event.get("data", {}):
-                out[name] += base64.b64decode(event["data"][name])
+                list_of.append(base64.b64decode(event["data"][name]))
         if "end" in event:
             out["end"] = event["end"]
-    return out
+    return {**out, **{name: b"".join(list_of) for name, list_of in parts.items()}}
 
 
 def raw(request, wait=5, then=None):

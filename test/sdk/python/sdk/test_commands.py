@@ -8,7 +8,7 @@ from e2b import CommandExitException
 
 import lane
 from e2bsdk import Sandbox
-from lane import Spawned, together, until
+from lane import together, until
 from marks import fails, quick, works
 
 NO_PID = 999_999
@@ -108,7 +108,7 @@ async def test_environment(sbx, make):
 @works("commands.run")
 async def test_user_and_place(sbx):
     assert (await sbx.commands.run("whoami; id -u; pwd")).stdout == "user\n1000\n/home/user\n"
-    assert (await sbx.commands.run("whoami; id -u; pwd", user="root")).stdout == "root\n0\n/root\n"
+    assert (await sbx.commands.run("whoami; id -u; echo $HOME", user="root")).stdout == "root\n0\n/root\n"
     assert (await sbx.commands.run("pwd", cwd="/usr/lib")).stdout == "/usr/lib\n"
     await sbx.commands.run("mkdir -p ~/below")
     assert (await sbx.commands.run("pwd", cwd="below")).stdout == "/home/user/below\n"
