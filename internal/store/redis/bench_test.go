@@ -30,11 +30,12 @@ func BenchmarkCreate(b *testing.B) {
 }
 
 func BenchmarkList(b *testing.B) {
+	n := 1_000_000
 	if testing.Short() {
-		b.Skip("-short")
+		n = 100_000
 	}
 	s := startServer(b, "--appendfsync", "no")
-	storetest.ListPages(b, openTest(b, Config{Addrs: []string{s.addr()}}).Registry(), 1_000_000)
+	storetest.ListPages(b, openTest(b, Config{Addrs: []string{s.addr()}}).Registry(), n)
 }
 
 func (s *server) processorTime(b *testing.B) time.Duration {

@@ -25,8 +25,8 @@ func (r *Registry) ListSandboxes(ctx context.Context, q hades.Query) (hades.Page
 	}
 	m := newMerge(r.db, q, shards)
 	page := hades.Page{Sandboxes: []tartarus.Sandbox{}}
-	for {
-		members, err := m.next(ctx, q.Limit+1)
+	for n := q.Limit + 1; ; n = min(2*n, maxStep) { // a filter that keeps little is fed in larger steps
+		members, err := m.next(ctx, n)
 		if err != nil {
 			return hades.Page{}, fmt.Errorf("list sandboxes: %w", err)
 		}
@@ -90,6 +90,9 @@ func (r *Registry) fetch(ctx context.Context, members []string) ([]tartarus.Sand
 	})
 	return found, err
 }
+
+// maxStep is how many sandboxes are read at once: about 1 MB.
+const maxStep = 1001
 
 // merge walks several sorted sets as if they were one.
 type merge struct {

@@ -3,7 +3,8 @@
 // transaction and answers after its fsync.
 //
 // The file belongs to one process at a time. Reads use connections of their own and never wait for the
-// committer. The queue's open jobs are also held in memory (line.go), rebuilt from the file at Open.
+// committer. The queue's open jobs are also held in memory (line.go), rebuilt from the file at Open. Five seams make this a
+// larger package than most; they are one because they share the committer, and with it each fsync.
 package sqlite
 
 import (
