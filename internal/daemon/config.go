@@ -86,14 +86,14 @@ type Limits struct {
 
 // Network says where network slots come from.
 type Network struct {
-	// Base is the IPv4 range that slots are cut from, four addresses each.
+	// Base is the IPv4 range that slots are cut from, two addresses each: a /22 or wider that nobody routes.
 	Base netip.Prefix `key:"base" env:"TARTARUS_NETWORK_BASE"`
 	// Slots is how many slots are kept ready ahead of need.
 	Slots int `key:"slots" env:"TARTARUS_NETWORK_SLOTS"`
 }
 
-// slotAddresses is the size of a slot: a /30 has two usable addresses, the guest's and the host's.
-const slotAddresses = 4
+// slotAddresses is the size of a slot: a /31 has the guest's address and the host's.
+const slotAddresses = 2
 
 // Default is the configuration of a single machine without any file, flag or variable.
 func Default() Config {
@@ -122,7 +122,7 @@ func Default() Config {
 			MaxSandboxes: 500,
 		},
 		Network: Network{
-			// RFC 2544 benchmarking range: never routed on the Internet. A /15 holds 131,072 addresses, 32,768 slots.
+			// RFC 2544 benchmarking range: never routed on the Internet. A /15 holds 131,072 addresses, 65,536 slots.
 			Base: netip.MustParsePrefix("198.18.0.0/15"),
 			// A burst that finds no slot waits about 10 ms for one; eight cover two cores starting 25 sandboxes a second
 			// while the pool refills.
@@ -187,8 +187,8 @@ func (l Limits) validate() (errs []error) {
 }
 
 func (n Network) validate(sandboxes int) (errs []error) {
-	if !n.Base.IsValid() || !n.Base.Addr().Is4() || n.Base != n.Base.Masked() || n.Base.Bits() < 8 || n.Base.Bits() > 28 {
-		return []error{tartarus.Errorf(tartarus.Invalid, "network.base %q must be an IPv4 range such as 198.18.0.0/15, between /8 and /28", n.Base)}
+	if !n.Base.IsValid() || !n.Base.Addr().Is4() || n.Base != n.Base.Masked() || n.Base.Bits() < 8 || n.Base.Bits() > 22 {
+		return []error{tartarus.Errorf(tartarus.Invalid, "network.base %q must be an IPv4 range such as 198.18.0.0/15, between /8 and /22", n.Base)}
 	}
 	slots := 1 << (32 - n.Base.Bits()) / slotAddresses
 	if sandboxes > slots {

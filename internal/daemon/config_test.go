@@ -31,7 +31,7 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 		"memory":            {func(c *Config) { c.Limits.DefaultMemoryMB = 64 }, "limits.defaultMemoryMB"},
 		"vcpu":              {func(c *Config) { c.Limits.DefaultVCPU = 0 }, "limits.defaultVCPU"},
 		"unmasked range":    {func(c *Config) { c.Network.Base = netip.MustParsePrefix("198.18.0.1/15") }, "network.base"},
-		"small range":       {func(c *Config) { c.Network.Base = netip.MustParsePrefix("198.18.0.0/24") }, "limits.maxSandboxes"},
+		"small range":       {func(c *Config) { c.Network.Base, c.Limits.MaxSandboxes = netip.MustParsePrefix("198.18.0.0/22"), 1000 }, "limits.maxSandboxes"},
 		"slots":             {func(c *Config) { c.Network.Slots = -1 }, "network.slots"},
 	} {
 		t.Run(name, func(t *testing.T) {

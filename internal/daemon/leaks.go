@@ -71,12 +71,7 @@ func stoppedLeaks(ctx context.Context, cfg Config, log *slog.Logger, remove bool
 			return found, err
 		}
 	}
-	slots, err := network.Open(ctx, network.Config{StateDir: cfg.DataDir, Base: cfg.Network.Base, Log: log})
-	if err != nil {
-		return found, err
-	}
-	defer func() { err = errors.Join(err, slots.Close(context.WithoutCancel(ctx))) }()
-	left, err := slots.Leftovers(ctx, owned.Slot, remove)
+	left, err := network.Leftovers(ctx, network.Config{StateDir: cfg.DataDir, Base: cfg.Network.Base, Log: log}, owned.Slot, remove)
 	return append(found, left...), err
 }
 
