@@ -106,7 +106,7 @@ func makeParents(path string) error {
 
 func notFound(path string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return tartarus.Errorf(tartarus.NotFound, "path '%s' does not exist: %w", path, err)
+		return &tartarus.Error{Kind: tartarus.NotFound, Message: fmt.Sprintf("path '%s' does not exist", path), Err: err}
 	}
 	return fmt.Errorf("'%s': %w", path, err)
 }

@@ -17,11 +17,10 @@ type input struct {
 	turn  chan struct{} // holds one token; who has it writes
 	mu    sync.Mutex
 	state error // why no more can be written; nil while open
-	close func() error
 }
 
-func newInput(file *os.File, closeFile func() error) *input {
-	in := &input{file: file, turn: make(chan struct{}, 1), close: closeFile}
+func newInput(file *os.File) *input {
+	in := &input{file: file, turn: make(chan struct{}, 1)}
 	in.turn <- struct{}{}
 	return in
 }
@@ -82,5 +81,5 @@ func (in *input) finish(reason error) error {
 		return nil
 	}
 	in.state = reason
-	return in.close()
+	return in.file.Close()
 }

@@ -6,7 +6,9 @@ import (
 	"time"
 	"unicode/utf8"
 
+	processpb "github.com/tartarus-sandbox/tartarus/api/gen/process"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/journal"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/spawn"
 )
 
 // What the journal keeps of a process's output. The journal is there to see what happened, not to store
@@ -20,7 +22,7 @@ const (
 type lines struct {
 	journal *journal.Journal
 	pid     int
-	stream  Stream
+	stream  spawn.Stream
 	part    []byte // a line whose end has not come
 	cutting bool   // the rest of an over-long line is being skipped
 	second  int64
@@ -28,12 +30,12 @@ type lines struct {
 	skipped int // lines not kept since the last one that was
 }
 
-func (m *Manager) lines(pid int, s Stream) *lines {
+func (m *Manager) lines(pid int, s spawn.Stream) *lines {
 	return &lines{journal: m.journal, pid: pid, stream: s}
 }
 
 func (l *lines) write(data []byte) {
-	if l.stream == Terminal || l.journal == nil {
+	if l.stream == spawn.PTY || l.journal == nil {
 		return
 	}
 	if now := time.Now().Unix(); now != l.second {
@@ -94,8 +96,8 @@ func (l *lines) flush() {
 }
 
 // cut joins a command line for the journal, at most maxLine bytes of it.
-func cut(args []string) string {
-	text := strings.Join(args, " ")
+func cut(c *processpb.ProcessConfig) string {
+	text := strings.Join(append([]string{c.GetCmd()}, c.GetArgs()...), " ")
 	if len(text) > maxLine {
 		text = text[:maxLine]
 	}

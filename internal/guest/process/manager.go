@@ -13,6 +13,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/guest/account"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/journal"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/settings"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/spawn"
 )
 
 // Config wires a Manager.
@@ -67,76 +68,63 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) Start(u account.User, req *processpb.StartRequest, timeout time.Duration) (*Process, *Subscription, error) {
 	set := m.settings.Load()
 	config := req.GetProcess()
-	env, err := environment(u, set.Env, config.GetEnvs())
-	if err != nil {
-		return nil, nil, err
-	}
 	dir, err := u.Resolve(config.GetCwd(), set.Workdir)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := checkDir(u, dir); err != nil {
-		return nil, nil, err
-	}
-	path, err := find(config.GetCmd(), dir, env)
+	plan, err := spawn.Prepare(u, config.GetCmd(), config.GetArgs(), dir, set.Env, config.GetEnvs())
 	if err != nil {
 		return nil, nil, err
 	}
 	w, err := wire(u, req)
 	if err != nil {
-		return nil, nil, startError(config.GetCmd(), err)
-	}
-	p := &Process{
-		Tag: req.Tag, Config: config, terminal: w.terminal, outputs: w.outputs,
-		exit: make(chan struct{}), done: make(chan struct{}),
-	}
-	switch {
-	case w.terminal != nil:
-		p.stdin = newInput(w.terminal.master, w.terminal.master.Close)
-	case w.stdin != nil:
-		p.stdin = newInput(w.stdin, w.stdin.Close)
-	}
-	sub := p.Attach()
-	args := append([]string{config.GetCmd()}, config.GetArgs()...)
-	if err := m.launch(p, path, args, env, dir, u, w, timeout); err != nil {
 		return nil, nil, err
 	}
-	m.log.Info("process started", "pid", p.PID, "user", u.Name, "command", cut(args), "cwd", dir)
+	p := &Process{
+		Tag: req.Tag, Config: config, terminal: w.Terminal, outputs: w.Outputs,
+		exit: make(chan struct{}), done: make(chan struct{}),
+	}
+	if w.Stdin != nil {
+		p.stdin = newInput(w.Stdin)
+	}
+	sub := p.Attach()
+	if err := m.launch(p, plan, w, timeout); err != nil {
+		return nil, nil, err
+	}
+	m.log.Info("process started", "pid", p.PID, "user", u.Name, "command", cut(config), "cwd", dir)
 	return p, sub, nil
 }
 
-func wire(u account.User, req *processpb.StartRequest) (*wires, error) {
+func wire(u account.User, req *processpb.StartRequest) (*spawn.Wires, error) {
 	if req.GetPty() == nil {
-		return wirePipes(req.Stdin == nil || req.GetStdin())
+		return spawn.Pipes(req.Stdin == nil || req.GetStdin())
 	}
 	size := req.GetPty().GetSize()
-	return wireTerminal(u, size.GetCols(), size.GetRows())
+	return spawn.TTY(u, size.GetCols(), size.GetRows())
 }
 
-// launch forks and puts p into the table, as one step for those who collect.
-func (m *Manager) launch(p *Process, path string, args, env []string, dir string, u account.User, w *wires, timeout time.Duration) error {
+// launch starts the program and puts p into the table, as one step for those who collect.
+func (m *Manager) launch(p *Process, plan *spawn.Plan, w *spawn.Wires, timeout time.Duration) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	defer w.handOver()
 	if m.closed {
-		w.abandon()
+		w.Close()
 		return tartarus.Errorf(tartarus.Unavailable, "the sandbox is shutting down")
 	}
-	pid, err := fork(path, args, env, dir, u, w)
+	pid, err := plan.Start(w)
 	if err != nil {
-		w.abandon()
-		return startError(args[0], err)
+		return err
 	}
 	p.PID = pid
-	m.running[pid] = p
 	m.seq++
 	p.seq = m.seq
+	m.running[pid] = p
 	m.live[p] = struct{}{}
 	if timeout > 0 {
 		p.timer = time.AfterFunc(timeout, func() { m.expire(p) })
 	}
-	p.readers.Add(len(w.outputs))
-	for _, o := range w.outputs {
+	p.readers.Add(len(p.outputs))
+	for _, o := range p.outputs {
 		go m.read(p, o)
 	}
 	go m.conclude(p)
@@ -155,10 +143,10 @@ func (m *Manager) launch(p *Process, path string, args, env []string, dir string
 func (m *Manager) conclude(p *Process) {
 	<-p.exit
 	if p.terminal != nil {
-		p.terminal.slave.Close() // ours was the last but for children that stay, see hangup
+		p.terminal.Release() // ours was the last but for children that stay, see hangup
 	}
 	for _, o := range p.outputs {
-		_ = o.file.SetReadDeadline(time.Unix(1, 0)) // a reader that closed it already needs no wake-up
+		_ = o.File.SetReadDeadline(time.Unix(1, 0)) // a reader that closed it already needs no wake-up
 	}
 	p.readers.Wait()
 	if p.timer != nil {

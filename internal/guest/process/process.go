@@ -14,23 +14,12 @@ import (
 	"time"
 
 	processpb "github.com/tartarus-sandbox/tartarus/api/gen/process"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/spawn"
 )
-
-// Stream tells where output came from.
-type Stream uint8
-
-// The streams.
-const (
-	Stdout Stream = iota
-	Stderr
-	Terminal
-)
-
-func (s Stream) String() string { return [...]string{"stdout", "stderr", "pty"}[s] }
 
 // Chunk is a piece of output. Its bytes are shared by all clients and never change.
 type Chunk struct {
-	Stream Stream
+	Stream spawn.Stream
 	Data   []byte
 }
 
@@ -49,10 +38,10 @@ type Process struct {
 	Tag    *string
 	Config *processpb.ProcessConfig
 
-	seq      uint64 // in order of start
-	stdin    *input // nil when it was started without
-	terminal *terminal
-	outputs  []output
+	seq      uint64          // in order of start
+	stdin    *input          // nil when it was started without
+	terminal *spawn.Terminal // nil without one
+	outputs  []spawn.Output
 
 	mu     sync.Mutex
 	subs   []*Subscription

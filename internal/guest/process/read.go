@@ -5,10 +5,11 @@ import (
 	"io"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tartarus-sandbox/tartarus/internal/guest/spawn"
 )
 
 // The largest pieces of output, which SDKs know.
@@ -76,39 +77,39 @@ func next(file *os.File, size int, wait bool, use func([]byte)) error {
 }
 
 // read hands one stream of p to its clients until the stream ends or p is dead and the pipe is empty.
-func (m *Manager) read(p *Process, o output) {
+func (m *Manager) read(p *Process, o spawn.Output) {
 	defer p.readers.Done()
-	lines := m.lines(p.PID, o.stream)
+	lines := m.lines(p.PID, o.Stream)
 	size := pipeChunk
-	if o.stream == Terminal {
+	if o.Stream == spawn.PTY {
 		size = terminalChunk
 	}
 	use := func(data []byte) {
 		if p.attached() {
-			p.publish(Chunk{o.stream, append([]byte(nil), data...)})
+			p.publish(Chunk{o.Stream, append([]byte(nil), data...)})
 		}
 		lines.write(data)
 	}
 	var err error
 	for err == nil {
-		err = next(o.file, size, true, use)
+		err = next(o.File, size, true, use)
 	}
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		lines.flush()
-		o.file.Close()
+		o.File.Close()
 		return
 	}
-	if o.stream == Terminal {
-		drain(o.file, size, use, hangup)
-		o.file.Close()
+	if o.Stream == spawn.PTY {
+		drain(o.File, size, use, hangup)
+		o.File.Close()
 		return
 	}
-	if errors.Is(drain(o.file, size, use, 0), errNothing) && m.adopt(o.file) {
-		go m.discard(o.file, lines)
+	if errors.Is(drain(o.File, size, use, 0), errNothing) && m.adopt(o.File) {
+		go m.discard(o.File, lines)
 		return
 	}
 	lines.flush()
-	o.file.Close()
+	o.File.Close()
 }
 
 // drain reads what is left after the process died, and for patience more where there is nothing at once. It
@@ -159,6 +160,3 @@ func (m *Manager) release(file *os.File) {
 	delete(m.orphans, file)
 	file.Close()
 }
-
-// gone reports whether err is how writing tells that nobody reads any more.
-func gone(err error) bool { return errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) }

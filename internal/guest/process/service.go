@@ -14,6 +14,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	processpb "github.com/tartarus-sandbox/tartarus/api/gen/process"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/fault"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/spawn"
 )
 
 // Service is the Connect service process.Process over a Manager.
@@ -122,11 +123,11 @@ func last(ctx context.Context, p *Process, sub *Subscription, send func(*process
 func dataEvent(c Chunk) *processpb.ProcessEvent {
 	e := &processpb.ProcessEvent_DataEvent{}
 	switch c.Stream {
-	case Stdout:
+	case spawn.Stdout:
 		e.Output = &processpb.ProcessEvent_DataEvent_Stdout{Stdout: c.Data}
-	case Stderr:
+	case spawn.Stderr:
 		e.Output = &processpb.ProcessEvent_DataEvent_Stderr{Stderr: c.Data}
-	case Terminal:
+	case spawn.PTY:
 		e.Output = &processpb.ProcessEvent_DataEvent_Pty{Pty: c.Data}
 	}
 	return &processpb.ProcessEvent{Event: &processpb.ProcessEvent_Data{Data: e}}
@@ -158,7 +159,7 @@ func (s Service) Update(_ context.Context, req *connect.Request[processpb.Update
 			return nil, fault.Connect(tartarus.Errorf(tartarus.Conflict, "process %d has no terminal", p.PID))
 		}
 		size := req.Msg.GetPty().GetSize()
-		if err := p.terminal.resize(size.GetCols(), size.GetRows()); err != nil {
+		if err := p.terminal.Resize(size.GetCols(), size.GetRows()); err != nil {
 			return nil, fault.Connect(err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/guest/account"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/journal"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/settings"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/spawn"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -37,7 +38,7 @@ func TestLines(t *testing.T) {
 		"carriage":    {[]string{"a\r\n"}, []string{"a\r"}},
 	} {
 		m := manager(t)
-		l := m.lines(1, Stdout)
+		l := m.lines(1, spawn.Stdout)
 		for _, p := range c.pieces {
 			l.write([]byte(p))
 		}
@@ -56,7 +57,7 @@ func TestLines(t *testing.T) {
 func TestLinesAreLimitedByRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := manager(t)
-		l := m.lines(1, Stdout)
+		l := m.lines(1, spawn.Stdout)
 		for range 10 {
 			l.write([]byte(strings.Repeat("y\n", 1000)))
 		}
@@ -76,7 +77,7 @@ func TestLinesAreLimitedByRate(t *testing.T) {
 
 func TestTerminalsAreNotLogged(t *testing.T) {
 	m := manager(t)
-	l := m.lines(1, Terminal)
+	l := m.lines(1, spawn.PTY)
 	l.write([]byte("typed password\n"))
 	l.flush()
 	if kept, _ := m.journal.Since(0, 0); len(kept) != 0 {
@@ -170,19 +171,11 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-func TestEnvironmentLayers(t *testing.T) {
-	t.Setenv("PATH", "")
-	env, err := environment(account.User{Name: "u", Home: "/h"}, map[string]string{"A": "1", "B": "1", "HOME": "/other"}, map[string]string{"B": "2"})
-	if want := []string{"A=1", "B=2", "HOME=/other", "LOGNAME=u", "PATH=" + defaultPath, "USER=u"}; err != nil || !slices.Equal(env, want) {
-		t.Errorf("%q %v", env, err)
-	}
-}
-
 func TestCutCommand(t *testing.T) {
-	if got := cut([]string{"sh", "-c", strings.Repeat("é", 2000)}); len(got) > maxLine+2 || !strings.HasPrefix(got, "sh -c é") {
+	if got := cut(&processpb.ProcessConfig{Cmd: "sh", Args: []string{"-c", strings.Repeat("é", 2000)}}); len(got) > maxLine+2 || !strings.HasPrefix(got, "sh -c é") {
 		t.Errorf("%d bytes", len(got))
 	}
-	if got := fmt.Sprint(Stdout, Stderr, Terminal); got != "stdout stderr pty" {
+	if got := fmt.Sprint(spawn.Stdout, spawn.Stderr, spawn.PTY); got != "stdout stderr pty" {
 		t.Error(got)
 	}
 }

@@ -70,7 +70,13 @@ func New(root string, recursive bool, act func(func() error) error) (*Watcher, e
 		root: root, recursive: recursive, act: act, fd: fd,
 		file: os.NewFile(uintptr(fd), "inotify"), folders: make(map[int32]string), told: make(map[string]bool),
 	}
-	if err := act(func() error { return errors.Join(readable(root), w.add(".", false)) }); err != nil {
+	err = act(func() error {
+		if err := readable(root); err != nil {
+			return err
+		}
+		return w.add(".", false)
+	})
+	if err != nil {
 		w.Close()
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package process
+package spawn
 
 import (
 	"errors"
@@ -11,9 +11,9 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 )
 
-// terminal is a pseudo-terminal. The agent keeps the process's end open too until the process is dead: were nobody else
+// Terminal is a pseudo-terminal. The agent keeps the process's end open too until the process is dead: were nobody else
 // to hold it for a moment, reading would fail as if all were over, and many a program closes its end before it exits.
-type terminal struct {
+type Terminal struct {
 	master, slave *os.File
 }
 
@@ -21,7 +21,7 @@ type terminal struct {
 const maxSide = 1<<16 - 1
 
 // openTerminal makes a pseudo-terminal whose other end belongs to uid. The caller closes both.
-func openTerminal(cols, rows uint32, uid, gid uint32) (t *terminal, err error) {
+func openTerminal(cols, rows uint32, uid, gid uint32) (t *Terminal, err error) {
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/ptmx: %w", err)
@@ -55,12 +55,12 @@ func openTerminal(cols, rows uint32, uid, gid uint32) (t *terminal, err error) {
 	if err := slave.Chown(int(uid), int(gid)); err != nil {
 		return nil, err
 	}
-	t = &terminal{master: master, slave: slave}
-	return t, t.resize(cols, rows)
+	t = &Terminal{master: master, slave: slave}
+	return t, t.Resize(cols, rows)
 }
 
-// resize sets the size; the kernel tells the foreground process group with SIGWINCH.
-func (t *terminal) resize(cols, rows uint32) error {
+// Resize sets the size; the kernel tells the foreground process group with SIGWINCH.
+func (t *Terminal) Resize(cols, rows uint32) error {
 	if cols > maxSide || rows > maxSide {
 		return tartarus.Errorf(tartarus.Invalid, "terminal size %d×%d is over %d", cols, rows, maxSide)
 	}
@@ -76,3 +76,6 @@ func (t *terminal) resize(cols, rows uint32) error {
 	}
 	return nil
 }
+
+// Release gives up the process's end, once the process is dead.
+func (t *Terminal) Release() { t.slave.Close() }

@@ -1,4 +1,6 @@
-package process
+// Package spawn starts a program in the guest as one of its users, connected to the agent by pipes or by a
+// pseudo-terminal. A program either runs with everything it needs, or nothing of it is left.
+package spawn
 
 import (
 	"errors"
@@ -9,12 +11,35 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/account"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/fault"
 )
+
+// Plan is a program that can be started.
+type Plan struct {
+	user account.User
+	path string
+	args []string
+	env  []string
+	Dir  string
+}
+
+// Prepare finds out whether and how a command can be started as u in dir. The variables of the later layers win.
+func Prepare(u account.User, cmd string, args []string, dir string, layers ...map[string]string) (*Plan, error) {
+	env, err := environment(u, layers...)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkDir(u, dir); err != nil {
+		return nil, err
+	}
+	path, err := find(cmd, dir, env)
+	if err != nil {
+		return nil, err
+	}
+	return &Plan{user: u, path: path, args: append([]string{cmd}, args...), env: env, Dir: dir}, nil
+}
 
 // defaultPath is the search path of processes when the agent itself was started without one.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -87,117 +112,29 @@ func checkDir(u account.User, dir string) error {
 	})
 }
 
-// wires are the files that connect a process with the agent.
-type wires struct {
-	child  []uintptr  // standard input, output and error of the process
-	theirs []*os.File // closed once the process has them
-	ours   []*os.File // closed only when the start does not work
-
-	stdin    *os.File
-	outputs  []output
-	terminal *terminal
-}
-
-type output struct {
-	stream Stream
-	file   *os.File
-}
-
-func (w *wires) abandon() {
-	for _, f := range w.ours {
-		f.Close()
-	}
-}
-
-func (w *wires) handOver() {
-	for _, f := range w.theirs {
-		f.Close()
-	}
-}
-
-// wirePipes connects a process by pipes.
-func wirePipes(withStdin bool) (w *wires, err error) {
-	w = &wires{}
-	defer func() {
-		if err != nil {
-			w.abandon()
-			w.handOver()
-		}
-	}()
-	if withStdin {
-		r, ours, err := pipe(false)
-		if err != nil {
-			return w, err
-		}
-		w.stdin = ours
-		w.theirs, w.ours = append(w.theirs, r), append(w.ours, ours)
-	} else {
-		null, err := os.Open(os.DevNull)
-		if err != nil {
-			return w, err
-		}
-		w.theirs = append(w.theirs, null)
-	}
-	for _, stream := range []Stream{Stdout, Stderr} {
-		theirs, ours, err := pipe(true)
-		if err != nil {
-			return w, err
-		}
-		w.theirs, w.ours = append(w.theirs, theirs), append(w.ours, ours)
-		w.outputs = append(w.outputs, output{stream, ours})
-	}
-	for _, f := range w.theirs {
-		w.child = append(w.child, f.Fd())
-	}
-	return w, nil
-}
-
-// wireTerminal connects a process by a new pseudo-terminal.
-func wireTerminal(u account.User, cols, rows uint32) (*wires, error) {
-	t, err := openTerminal(cols, rows, u.UID, u.GID)
-	if err != nil {
-		return nil, err
-	}
-	fd := t.slave.Fd()
-	return &wires{
-		child: []uintptr{fd, fd, fd}, ours: []*os.File{t.master, t.slave}, outputs: []output{{Terminal, t.master}}, terminal: t,
-	}, nil
-}
-
-// pipe makes a pipe of which only our end is non-blocking: the other one is an ordinary pipe to a
-// process that expects one.
-func pipe(weRead bool) (theirs, ours *os.File, err error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, os.NewSyscallError("pipe2", err)
-	}
-	our, their := fds[1], fds[0]
-	if weRead {
-		our, their = fds[0], fds[1]
-	}
-	if err := unix.SetNonblock(our, true); err != nil {
-		unix.Close(our)
-		unix.Close(their)
-		return nil, nil, os.NewSyscallError("fcntl", err)
-	}
-	return os.NewFile(uintptr(their), "|theirs"), os.NewFile(uintptr(our), "|ours"), nil
-}
-
-// fork starts the program. The caller holds Manager.mu.
-func fork(path string, args, env []string, dir string, u account.User, w *wires) (int, error) {
+// Start starts the program as the leader of a session of its own, with w as its standard files, and returns its number. The
+// caller collects it. The program's ends of w are closed here in any case, and all of w when the start does not work.
+func (p *Plan) Start(w *Wires) (int, error) {
+	defer w.handOver()
 	attr := &syscall.ProcAttr{
-		Dir: dir, Env: env, Files: w.child,
-		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: w.terminal != nil, Ctty: 0},
+		Dir: p.Dir, Env: p.env, Files: w.child,
+		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: w.Terminal != nil, Ctty: 0},
 	}
 	if os.Geteuid() == 0 {
-		attr.Sys.Credential = &syscall.Credential{Uid: u.UID, Gid: u.GID, Groups: u.Groups}
-	} else if int(u.UID) != os.Geteuid() {
-		return 0, tartarus.Errorf(tartarus.Forbidden, "the agent does not run as root and cannot become '%s'", u.Name)
+		attr.Sys.Credential = &syscall.Credential{Uid: p.user.UID, Gid: p.user.GID, Groups: p.user.Groups}
+	} else if int(p.user.UID) != os.Geteuid() {
+		w.abandon()
+		return 0, tartarus.Errorf(tartarus.Forbidden, "the agent does not run as root and cannot become '%s'", p.user.Name)
 	}
-	return syscall.ForkExec(path, args, attr)
+	pid, err := syscall.ForkExec(p.path, p.args, attr)
+	if err != nil {
+		w.abandon()
+		return 0, startError(p.args[0], err)
+	}
+	return pid, nil
 }
 
-// startError words what fork returned.
+// startError words what the kernel said.
 func startError(cmd string, err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOENT):
