@@ -43,6 +43,12 @@ func TestPauseAndResume(t *testing.T) {
 			t.Errorf("round %d: it holds %q", round, got)
 		}
 	}
+	if out, code := s.cli("pause", id); code != 0 {
+		t.Fatalf("pause: %s", out)
+	}
+	if out, code := s.cli("resume", id); code != 0 || s.sh(id, "echo back") != "back" {
+		t.Fatalf("resume: %s", out)
+	}
 	if err := s.Pause(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
