@@ -1,4 +1,4 @@
-local j = read(ARGV[1])
+local j = current(ARGV[1])
 if not j then return {'absent'} end
 if j.state ~= 'waiting' and j.state ~= 'leased' then return {'conflict', j.state} end
 finish(j, 'cancelled', '', '')

@@ -4,6 +4,7 @@ if key ~= '' then
   local first = call('GET', idem_key(tenant, key))
   if first then
     if call('HGET', job_key(first), 'digest') ~= digest then return {'mismatch'} end
+    current(first)
     return {'again', call('HGETALL', job_key(first))}
   end
 end

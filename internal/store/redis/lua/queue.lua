@@ -80,29 +80,42 @@ local function release(j, why, ready)
   end
 end
 
--- tick makes what is due happen, at most so many, and returns how many there were.
+-- pass makes happen to an open job what is due.
+local function pass(j)
+  if j.state == 'leased' then
+    release(j, 'unavailable: node ' .. j.node .. ' did not report in time', now)
+  elseif j.deadline > 0 and j.deadline <= now then
+    finish(j, 'dead', 'deadline', '')
+  else
+    line_up(j.id, j.node, j.tenant, j.seq)
+    schedule(j.id, j.deadline)
+  end
+end
+
+-- tick does so for all jobs that are due, at most so many, and returns how many there were.
 local function tick(most)
   local due = call('ZRANGEBYSCORE', P .. 'timers', '-inf', num(now), 'LIMIT', 0, most)
   for _, id in ipairs(due) do
     local j = read(id)
-    if not j then
-      call('ZREM', P .. 'timers', id) -- evicted or deleted by hand
-    elseif j.state == 'leased' then
-      release(j, 'unavailable: node ' .. j.node .. ' did not report in time', now)
-    elseif j.deadline > 0 and j.deadline <= now then
-      finish(j, 'dead', 'deadline', '')
-    else
-      line_up(id, j.node, j.tenant, j.seq)
-      schedule(id, j.deadline)
-    end
+    if j then pass(j) else call('ZREM', P .. 'timers', id) end -- evicted or deleted by hand
   end
   return #due
 end
 
+-- current is read for whoever tells others what it saw: what is due has happened, though no tick came yet.
+local function current(id)
+  local j = read(id)
+  if j and (j.state == 'leased' and j.ends <= now or j.state == 'waiting' and j.deadline > 0 and j.deadline <= now) then
+    pass(j)
+    return read(id)
+  end
+  return j
+end
+
 -- held returns the job if the lease with this token holds.
 local function held(id, token)
-  local j = read(id)
-  if j and j.state == 'leased' and j.token == token and now < j.ends then return j end
+  local j = current(id)
+  if j and j.state == 'leased' and j.token == token then return j end
   return nil
 end
 
