@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/edge"
 	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
@@ -179,5 +180,5 @@ func (d *Daemon) serveLocal(ctx context.Context, p *parts) error {
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return serveHTTP(ctx, l, &http.Server{Handler: mux, ReadHeaderTimeout: askTime})
+	return edge.Serve(ctx, l, &http.Server{Handler: mux, ReadHeaderTimeout: askTime})
 }

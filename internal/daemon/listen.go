@@ -3,13 +3,10 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -19,9 +16,6 @@ import (
 
 // caDir holds the edge's certificate authority, in the data folder.
 const caDir = "ca"
-
-// stopTime is how long requests under way may take when the process stops; streams of sandboxes are cut after it.
-const stopTime = 5 * time.Second
 
 // serveControl starts the API, the control socket and, when configured, the edge's TLS listeners. The API's handler is behind the edge on all of
 // them, so that api.{domain} leads to it too.
@@ -37,7 +31,7 @@ func (d *Daemon) serveControl(ctx context.Context, g *errgroup.Group, p *parts, 
 	g.Go(func() error { return p.api.Run(ctx) })
 	g.Go(func() error { return p.edge.Run(ctx) })
 	g.Go(func() error { return d.serveLocal(ctx, p) })
-	g.Go(func() error { return serveHTTP(ctx, api, edge.NewServer(handler, d.log)) })
+	g.Go(func() error { return edge.Serve(ctx, api, edge.NewServer(handler, d.log)) })
 	return nil
 }
 
@@ -80,29 +74,6 @@ func (d *Daemon) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, er
 	}
 	d.about.CAFile = ca.File()
 	return ca.GetCertificate, nil
-}
-
-// serveHTTP serves until ctx ends, then lets requests under way finish for a moment.
-func serveHTTP(ctx context.Context, l net.Listener, s *http.Server) error {
-	stopped := make(chan struct{})
-	serving, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		defer close(stopped)
-		<-serving.Done()
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-		defer cancel()
-		if s.Shutdown(last) != nil {
-			_ = s.Close()
-		}
-	}()
-	err := s.Serve(l)
-	cancel()
-	<-stopped
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
 }
 
 // domain is what clients append to {port}-{sandbox}: the edge's domain, with its port where that is not the one of https. Without an edge they are

@@ -44,11 +44,16 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// ServeTLS serves h on l with certificates from certificate until ctx ends. Then it takes nothing new, gives requests under way a
-// moment, and closes what is left.
+// ServeTLS serves h on l with certificates from certificate until ctx ends.
 func (e *Edge) ServeTLS(ctx context.Context, l net.Listener, h http.Handler, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) error {
 	s := NewServer(h, e.log)
 	s.TLSConfig = &tls.Config{GetCertificate: certificate, MinVersion: tls.VersionTLS12}
+	return Serve(ctx, l, s)
+}
+
+// Serve serves on l, over TLS where s has certificates, until ctx ends. Then it takes nothing new, gives requests under way a moment, and
+// closes what is left.
+func Serve(ctx context.Context, l net.Listener, s *http.Server) error {
 	stopped := make(chan struct{})
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -61,7 +66,12 @@ func (e *Edge) ServeTLS(ctx context.Context, l net.Listener, h http.Handler, cer
 			_ = s.Close()
 		}
 	}()
-	err := s.ServeTLS(l, "", "")
+	var err error
+	if s.TLSConfig != nil {
+		err = s.ServeTLS(l, "", "")
+	} else {
+		err = s.Serve(l)
+	}
 	cancel()
 	<-stopped
 	if errors.Is(err, http.ErrServerClosed) {
