@@ -5,6 +5,8 @@ package kvm
 //	0x1000 page map level 4     0x4000 interrupt descriptors     0x8000 code
 //	0x2000 page directories     0x5000 exception stubs           0x9000 data (64-byte aligned, for xsave)
 //	0x3000 page directory       0x6000 global descriptors        0xf000 top of the stack
+//
+// A step starts with rcx = its argument, or else its count, rsi = count and rdi = addrData. It ends with a write to portDone.
 const (
 	addrPML4 = 0x1000
 	addrPDPT = 0x2000
@@ -21,22 +23,6 @@ const (
 	portFault = 0x11 // an exception came; its number is in al
 )
 
-// step is a piece of guest code that ends with a write to portDone. It starts with rcx = count, rsi = count and rdi = addrData.
-type step struct {
-	name    string
-	code    []byte
-	count   uint64
-	rcx     uint64  // instead of count
-	feature feature // bit of CPUID without which a kernel would not use it either
-}
-
-// feature names one bit of the guest's CPUID.
-type feature struct {
-	leaf uint32
-	reg  int // 1 ebx, 2 ecx
-	bit  uint
-}
-
 // spin is ordinary instructions only. The exit at its end is measured with it: 2 µs on hardware, up to 50 µs in nested
 // virtualisation, so at 20,000 turns at most 2.5 ns of a turn.
 var spin = step{name: "an ordinary loop", count: 20_000, code: []byte{
@@ -50,6 +36,9 @@ var spin = step{name: "an ordinary loop", count: 20_000, code: []byte{
 // hang never leaves the guest; tests use it to see the watchdog work.
 var hang = step{name: "hang", code: []byte{0xeb, 0xfe}} // 1: jmp 1b
 
+// undefined is no instruction; tests use it to see that exceptions are told.
+var undefined = step{name: "ud2", code: []byte{0x0f, 0x0b}}
+
 // timed are privileged instructions that a guest kernel executes all the time: at each context switch and each entry. 500 turns
 // add at most 100 ns of the exit to each, and take 10 ms where one is emulated in 20 µs.
 var timed = []step{
@@ -61,7 +50,7 @@ var timed = []step{
 		0xe6, portDone, //         out  %al, $portDone
 		0xf4, //                   hlt
 	}},
-	{name: "wrmsr of the gs base", count: 500, rcx: 0xc0000101, code: []byte{
+	{name: "wrmsr of the gs base", count: 500, arg: 0xc0000101, code: []byte{
 		0x31, 0xc0, //             xor  %eax, %eax
 		0x31, 0xd2, //             xor  %edx, %edx
 		0x0f, 0x30, //          1: wrmsr

@@ -17,7 +17,7 @@ const Device = "/dev/kvm"
 // destroy the virtual machine.
 const limit = 900 * time.Millisecond
 
-// maxOrdinaryNS is the most that one turn of a loop of three ordinary ring-0 instructions may cost, in nanoseconds. A
+// maxOrdinaryNS is the most that one turn of a loop of three ordinary instructions in kernel mode may cost, in nanoseconds. A
 // processor that runs the guest itself needs 1 cycle, 0.2 to 1 ns. A stand-in that decodes and emulates each instruction needs
 // 300 ns or more for each of the three (measured under kvm_pvm: 1,050 ns a turn). The line is at 20: ten times a slow
 // processor of 1 GHz that shares its core, fifty times below emulation.
@@ -68,7 +68,7 @@ func (v *Verdict) decide() {
 	}
 	var slow []string
 	if v.OrdinaryNS > maxOrdinaryNS {
-		slow = append(slow, fmt.Sprintf("a loop of 3 ordinary instructions takes %.0f ns a turn in ring 0 (limit %d)", v.OrdinaryNS, maxOrdinaryNS))
+		slow = append(slow, fmt.Sprintf("a loop of 3 ordinary instructions takes %.0f ns a turn in a kernel (limit %d)", v.OrdinaryNS, maxOrdinaryNS))
 	}
 	if v.PrivilegedNS > maxPrivilegedNS {
 		slow = append(slow, fmt.Sprintf("%s takes %.0f ns (limit %d)", v.Slowest, v.PrivilegedNS, maxPrivilegedNS))

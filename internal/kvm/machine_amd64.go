@@ -1,11 +1,8 @@
 package kvm
 
 import (
-	"context"
+	"encoding/binary"
 	"fmt"
-	"runtime"
-	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,34 +10,14 @@ import (
 
 // Requests of <linux/kvm.h> for x86-64.
 const (
-	getAPIVersion     = 0xae00
-	createVM          = 0xae01
-	getVCPUMmapSize   = 0xae04
 	getSupportedCPUID = 0xc008ae05
-	createVCPU        = 0xae41
-	setMemoryRegion   = 0x4020ae46
 	setTSSAddr        = 0xae47
 	setIdentityMap    = 0x4008ae48
-	runVCPU           = 0xae80
 	setRegs           = 0x4090ae82
 	getSregs          = 0x8138ae83
 	setSregs          = 0x4138ae84
 	setCPUID2         = 0x4008ae90
 )
-
-// Reasons of an exit.
-const (
-	exitIO        = 2
-	exitHLT       = 5
-	exitShutdown  = 8
-	exitFailEntry = 9
-	exitInternal  = 17
-)
-
-type memoryRegion struct {
-	slot, flags            uint32
-	guest, size, userspace uint64
-}
 
 type regs struct {
 	rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp uint64
@@ -83,95 +60,44 @@ type cpuid struct {
 	entries [maxCPUID]cpuidEntry
 }
 
-// exit is the head of the page shared with the kernel (struct kvm_run).
-type exit struct {
-	_             uint8 // request_interrupt_window
-	immediateExit uint8
-	_             [6]uint8
-	reason        uint32
-	_             [4]uint8
-	_             [2]uint64 // cr8, apic_base
-	// The union. For an I/O exit direction, size, port; for failures a number in its first word.
-	direction, size uint8
-	port            uint16
-	count           uint32
-	dataOffset      uint64
+// arch is what a machine holds on x86-64.
+type arch struct {
+	cpuid cpuid
+	start sregs
 }
 
-// machine is one virtual machine with one processor in 64-bit mode, ring 0.
-type machine struct {
-	vm, vcpu int
-	mem      []byte
-	shared   []byte
-	cpuid    *cpuid
-	start    sregs
-}
-
-func ioctl(fd int, request, arg uintptr) (int, error) {
-	for {
-		r, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, arg)
-		if errno == unix.EINTR && request != runVCPU {
-			continue
-		}
-		if errno != 0 {
-			return 0, errno
-		}
-		return int(r), nil
-	}
-}
-
-func newMachine(kvm int) (_ *machine, err error) {
-	m := &machine{vm: -1, vcpu: -1, cpuid: &cpuid{n: maxCPUID}}
-	defer func() {
-		if err != nil {
-			m.close()
-		}
-	}()
-	if m.vm, err = ioctl(kvm, createVM, 0); err != nil {
-		m.vm = -1
-		return nil, fmt.Errorf("create virtual machine: %w", err)
-	}
-	// Three pages (and one) that older Intel processors need below 4 GiB and outside the guest's memory.
-	if _, err = ioctl(m.vm, setTSSAddr, 0xfffbd000); err != nil {
-		return nil, fmt.Errorf("set tss address: %w", err)
+// createMachine also reserves what older Intel processors need below 4 GiB and outside the guest's memory, before there
+// is a processor: three pages for a task state segment and one for an identity map.
+func createMachine(kvm int) (int, error) {
+	vm, err := ioctl(kvm, createVM, 0)
+	if err != nil {
+		return -1, err
 	}
 	identity := uint64(0xfffbc000)
-	if _, err = ioctl(m.vm, setIdentityMap, uintptr(unsafe.Pointer(&identity))); err != nil {
-		return nil, fmt.Errorf("set identity map address: %w", err)
+	_, err = ioctl(vm, setTSSAddr, 0xfffbd000)
+	if err == nil {
+		err = ioctlPtr(vm, setIdentityMap, unsafe.Pointer(&identity))
 	}
-	if m.mem, err = unix.Mmap(-1, 0, memSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
-		return nil, fmt.Errorf("map guest memory: %w", err)
+	if err != nil {
+		_ = unix.Close(vm)
+		return -1, fmt.Errorf("reserve pages: %w", err)
 	}
-	layOut(m.mem)
-	region := memoryRegion{size: memSize, userspace: uint64(uintptr(unsafe.Pointer(&m.mem[0])))}
-	if _, err = ioctl(m.vm, setMemoryRegion, uintptr(unsafe.Pointer(&region))); err != nil {
-		return nil, fmt.Errorf("set guest memory: %w", err)
-	}
-	return m, m.addCPU(kvm)
+	return vm, nil
 }
 
-func (m *machine) addCPU(kvm int) (err error) {
-	if m.vcpu, err = ioctl(m.vm, createVCPU, 0); err != nil {
-		m.vcpu = -1
-		return fmt.Errorf("create virtual processor: %w", err)
-	}
-	size, err := ioctl(kvm, getVCPUMmapSize, 0)
-	if err != nil || size < int(unsafe.Sizeof(exit{})) {
-		return fmt.Errorf("size of shared page %d: %w", size, err)
-	}
-	if m.shared, err = unix.Mmap(m.vcpu, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		return fmt.Errorf("map shared page: %w", err)
-	}
-	if _, err = ioctl(kvm, getSupportedCPUID, uintptr(unsafe.Pointer(m.cpuid))); err != nil {
+// setUp gives the processor its features and its start: 64-bit mode, ring 0.
+func (m *machine) setUp(kvm int) error {
+	m.cpuid.n = maxCPUID
+	if err := ioctlPtr(kvm, getSupportedCPUID, unsafe.Pointer(&m.cpuid)); err != nil {
 		return fmt.Errorf("get supported cpuid: %w", err)
 	}
-	if _, err = ioctl(m.vcpu, setCPUID2, uintptr(unsafe.Pointer(m.cpuid))); err != nil {
+	if err := ioctlPtr(m.vcpu, setCPUID2, unsafe.Pointer(&m.cpuid)); err != nil {
 		return fmt.Errorf("set cpuid: %w", err)
 	}
-	if _, err = ioctl(m.vcpu, getSregs, uintptr(unsafe.Pointer(&m.start))); err != nil {
+	if err := ioctlPtr(m.vcpu, getSregs, unsafe.Pointer(&m.start)); err != nil {
 		return fmt.Errorf("get special registers: %w", err)
 	}
-	m.start.longMode(m.has(feature{leaf: 1, reg: 2, bit: 26}))
+	m.start.longMode(m.needs(step{feature: feature{leaf: 1, reg: 2, bit: 26}}))
 	return nil
 }
 
@@ -197,8 +123,9 @@ func (s *sregs) longMode(xsave bool) {
 	s.efer = lme | lma | sce
 }
 
-// has reports whether the guest's processor announces f; the zero feature is always there.
-func (m *machine) has(f feature) bool {
+// needs reports whether a kernel would use s on this guest's processor.
+func (m *machine) needs(s step) bool {
+	f := s.feature
 	if f == (feature{}) {
 		return true
 	}
@@ -210,104 +137,41 @@ func (m *machine) has(f feature) bool {
 	return false
 }
 
-// run executes s from its first instruction and measures until its last. When ctx ends, so does the guest.
-func (m *machine) run(ctx context.Context, s step) (time.Duration, error) {
-	copy(m.mem[addrCode:addrData], make([]byte, addrData-addrCode))
+// load puts the code of s in place and the processor at its start.
+func (m *machine) load(s step) error {
+	clear(m.mem[addrCode:addrData])
 	copy(m.mem[addrCode:], s.code)
 	r := regs{rip: addrCode, rsp: addrTop, rflags: 2, rcx: s.count, rsi: s.count, rdi: addrData}
-	if s.rcx != 0 {
-		r.rcx = s.rcx
+	if s.arg != 0 {
+		r.rcx = s.arg
 	}
 	start := m.start
-	if _, err := ioctl(m.vcpu, setSregs, uintptr(unsafe.Pointer(&start))); err != nil {
-		return 0, fmt.Errorf("set special registers: %w", err)
+	if err := ioctlPtr(m.vcpu, setSregs, unsafe.Pointer(&start)); err != nil {
+		return fmt.Errorf("set special registers: %w", err)
 	}
-	if _, err := ioctl(m.vcpu, setRegs, uintptr(unsafe.Pointer(&r))); err != nil {
-		return 0, fmt.Errorf("set registers: %w", err)
+	if err := ioctlPtr(m.vcpu, setRegs, unsafe.Pointer(&r)); err != nil {
+		return fmt.Errorf("set registers: %w", err)
 	}
-	e := (*exit)(unsafe.Pointer(&m.shared[0]))
-	e.immediateExit = 0
-	release := kickAtEnd(ctx, &e.immediateExit)
-	defer release()
-	began := time.Now()
-	for {
-		_, err := ioctl(m.vcpu, runVCPU, 0)
-		if ctx.Err() != nil {
-			return 0, ctx.Err()
-		}
-		if err == unix.EINTR || err == unix.EAGAIN {
-			continue // a signal of the Go runtime, not ours
-		}
-		if err != nil {
-			return 0, fmt.Errorf("run: %w", err)
-		}
-		return time.Since(began), m.outcome(e)
-	}
+	return nil
 }
 
 // outcome explains the exit that ended a step.
-func (m *machine) outcome(e *exit) error {
-	switch {
-	case e.reason == exitIO && e.port == portDone:
-		return nil
-	case e.reason == exitIO && e.port == portFault && e.dataOffset < uint64(len(m.shared)):
-		return fmt.Errorf("exception %d", m.shared[e.dataOffset])
-	case e.reason == exitShutdown:
+func (m *machine) outcome(reason uint32) error {
+	switch reason {
+	case exitIO: // direction, size: a byte each; port: two; count: four; offset of the data: eight
+		port, at := binary.LittleEndian.Uint16(m.shared[union+2:]), binary.LittleEndian.Uint64(m.shared[union+8:])
+		if port == portDone {
+			return nil
+		}
+		if port == portFault && at < uint64(len(m.shared)) {
+			return fmt.Errorf("exception %d", m.shared[at])
+		}
+	case exitShutdown:
 		return fmt.Errorf("triple fault")
-	case e.reason == exitInternal:
+	case exitInternal:
 		return fmt.Errorf("not emulated")
-	case e.reason == exitFailEntry:
+	case exitFailEntry:
 		return fmt.Errorf("refused by the processor")
 	}
-	return fmt.Errorf("exit %d", e.reason)
-}
-
-// kickAtEnd makes the calling thread leave the guest when ctx ends. immediate_exit covers the moment before it
-// enters; the signal covers the time inside. SIGURG is the one the Go runtime itself sends to its threads and ignores.
-func kickAtEnd(ctx context.Context, immediateExit *uint8) (release func()) {
-	runtime.LockOSThread()
-	pid, tid := unix.Getpid(), unix.Gettid()
-	var left atomic.Bool
-	finished := make(chan struct{})
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		select {
-		case <-finished:
-			return
-		case <-ctx.Done():
-		}
-		*immediateExit = 1
-		for !left.Load() {
-			_ = unix.Tgkill(pid, tid, unix.SIGURG)
-			select {
-			case <-finished:
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	}()
-	return func() {
-		left.Store(true)
-		close(finished)
-		<-stopped
-		runtime.UnlockOSThread()
-	}
-}
-
-func (m *machine) close() {
-	if m == nil {
-		return
-	}
-	if m.shared != nil {
-		_ = unix.Munmap(m.shared)
-	}
-	for _, fd := range []int{m.vcpu, m.vm} {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
-	}
-	if m.mem != nil {
-		_ = unix.Munmap(m.mem)
-	}
-	m.shared, m.mem, m.vcpu, m.vm = nil, nil, -1, -1
+	return fmt.Errorf("exit %d", reason)
 }

@@ -1,3 +1,5 @@
+//go:build amd64 || arm64
+
 package kvm
 
 import (
@@ -59,7 +61,7 @@ func measure(ctx context.Context, kvm int, v Verdict) Verdict {
 	}
 	v.Ran = true
 	for _, s := range slices.Concat(timed, required) {
-		if !m.has(s.feature) {
+		if !m.needs(s) {
 			continue
 		}
 		ns, err := m.cost(ctx, s, maxPrivilegedNS)
