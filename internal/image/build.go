@@ -51,7 +51,7 @@ type Spec struct {
 	Name string
 	Tags []string // none means the default tag
 
-	Recipe  string // tiny, base, code-interpreter
+	Recipe  string // one of Recipes
 	OCI     string // reference of an image in a registry
 	Layout  string // folder in the OCI image layout
 	Archive string // file written by docker save
@@ -203,6 +203,7 @@ func (s *Store) make(ctx context.Context, spec Spec, src origin, agent string, p
 	t.Name, t.Tags, t.Key, t.Recipe, t.AgentDigest = spec.Name, spec.tags(), src.key, src.recipe, agent
 	t.ID, t.Build, t.CreatedAt = "", "", time.Time{}
 	t.DroppedXattrs += stats.DroppedXattrs
+	t.StartCmd, t.ReadyCmd = src.runs.StartCmd, src.runs.ReadyCmd
 	spec.apply(&t)
 	// Each takes a second for a few hundred megabytes, the one on the disk, the other on a processor.
 	synced := make(chan error, 1)

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/image/debian"
 	"github.com/tartarus-sandbox/tartarus/internal/image/erofs"
 	"github.com/tartarus-sandbox/tartarus/internal/image/oci"
+	"github.com/tartarus-sandbox/tartarus/internal/image/recipes"
 	"github.com/tartarus-sandbox/tartarus/internal/image/source"
 	"github.com/tartarus-sandbox/tartarus/internal/image/tiny"
 )
@@ -22,7 +24,12 @@ type origin struct {
 	key    string // over all that decides the content
 	// fill writes the tree and gives what the source knows about running it.
 	fill func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error)
+	// runs holds the recipe's start and ready commands, which callers may override.
+	runs Template
 }
+
+// Recipes are the names that Spec.Recipe takes.
+func Recipes() []string { return []string{"base", "code-interpreter", "code-interpreter-v1", "tiny"} }
 
 // origin finds out what a spec asks for, without building anything.
 func (s *Store) origin(ctx context.Context, spec Spec) (origin, error) {
@@ -78,19 +85,33 @@ func (s *Store) recipe(spec Spec) (origin, error) {
 			},
 		}, nil
 	case "base":
-		return s.debian(spec, name, debian.Base...)
+		return s.debian(spec, nil)
+	case "code-interpreter", "code-interpreter-v1": // the second is the name that SDKs ask for
+		o, err := s.debian(spec, recipes.CodeInterpreterWithout, recipes.CodeInterpreterPackages...)
+		if err != nil {
+			return origin{}, err
+		}
+		o.key = digestText(o.key, recipes.CodeInterpreter)
+		o.runs = Template{StartCmd: recipes.CodeInterpreterStart, ReadyCmd: recipes.CodeInterpreterReady}
+		packages := o.fill
+		o.fill = func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error) {
+			t, err := packages(ctx, w, progress)
+			return t, errors.Join(err, recipes.AddCodeInterpreter(w))
+		}
+		return o, nil
 	}
 	return origin{}, tartarus.Errorf(tartarus.NotFound, "there is no recipe %q", spec.Recipe)
 }
 
-// debian is an image of Debian packages: those of the recipe and those the caller wants besides.
-func (s *Store) debian(spec Spec, name string, packages ...string) (origin, error) {
-	r, err := debian.Plan(append(slices.Clone(packages), spec.Packages...)...)
+// debian is an image of Debian packages: those of base, those of a recipe, and those the caller wants besides.
+func (s *Store) debian(spec Spec, without []string, packages ...string) (origin, error) {
+	r, err := debian.Plan(slices.Concat(debian.Base, packages, spec.Packages)...)
 	if err != nil {
 		return origin{}, err
 	}
+	r.Without(without...)
 	return origin{
-		recipe: name,
+		recipe: spec.Recipe,
 		key:    digestText(r.Key()),
 		fill: func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error) {
 			err := r.AddTo(ctx, w, filepath.Join(s.dir, "tmp"), func(stage string, done, total int64, message string) {

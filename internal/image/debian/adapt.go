@@ -40,7 +40,7 @@ func (r *Recipe) adapt(w *erofs.Writer) error {
 			errs = append(errs, w.Add(erofs.Entry{Path: "usr/bin/python", Mode: erofs.TypeSymlink, Target: "python3", ModTime: rootfs.Time}, nil))
 		}
 	}
-	errs = append(errs, everybodysLocal(w), prune(w))
+	errs = append(errs, everybodysLocal(w), prune(w, r.without))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("adapt Debian: %w", err)
 	}
@@ -59,13 +59,13 @@ func everybodysLocal(w *erofs.Writer) error {
 }
 
 // prune takes away what a sandbox does not need, or what is only in its way.
-func prune(w *erofs.Writer) error {
+func prune(w *erofs.Writer, without []string) error {
 	w.NextLayer()
-	gone := []string{
+	gone := append([]string{
 		"etc/apt/apt.conf.d/99mmdebstrap", // the proxy of this host
 		"var/lib/apt/lists", "var/cache/apt", "var/log", "var/cache/ldconfig",
 		"usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian",
-	}
+	}, without...)
 	// Pip would refuse to install beside Debian's packages. In a sandbox that is the point.
 	err := w.Walk("usr/lib", func(e erofs.Entry) error {
 		if path.Base(e.Path) == "EXTERNALLY-MANAGED" {

@@ -43,6 +43,7 @@ const expected = 70
 // Recipe is a set of packages, planned for this host.
 type Recipe struct {
 	packages []string
+	without  []string // folders that are left out
 	suite    string
 	archives []archive
 	tool     string // path of mmdebstrap or debootstrap
@@ -64,9 +65,12 @@ func Plan(packages ...string) (*Recipe, error) {
 	return r, nil
 }
 
+// Without leaves folders out, of packages that others depend on but that nobody needs whole.
+func (r *Recipe) Without(dirs ...string) { r.without = append(r.without, dirs...) }
+
 // Key is over all that decides the content, but the versions of packages that an archive has on the day.
 func (r *Recipe) Key() string {
-	return "debian " + version + " " + r.suite + " " + strings.Join(r.packages, " ")
+	return "debian " + version + " " + r.suite + " " + strings.Join(r.packages, " ") + " -" + strings.Join(r.without, " -")
 }
 
 // find looks for the program that does the work.
@@ -131,6 +135,9 @@ func (r *Recipe) mmdebstrap(ctx context.Context, w *erofs.Writer, dir string, m 
 		"--include=" + strings.Join(r.packages, ",")}
 	for _, o := range excluded {
 		args = append(args, "--dpkgopt="+o)
+	}
+	for _, dir := range r.without {
+		args = append(args, "--dpkgopt=path-exclude=/"+dir+"/*")
 	}
 	if dump, err := exec.CommandContext(ctx, "apt-config", "dump").Output(); err == nil {
 		for _, o := range proxies(string(dump)) {
