@@ -94,7 +94,7 @@ func runLane(ctx context.Context, o options, st *stack, envs map[string]env, l l
 	if ctx.Err() != nil {
 		return "not run"
 	}
-	if l.template != "" && !st.hasTemplate(l.template) {
+	if l.template != "" && !hasTemplate(st.data, l.template) {
 		return "skipped: the template " + l.template + " is not built"
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.limit)

@@ -20,7 +20,7 @@ type options struct {
 	root      string // of the checkout
 	bin       string // the program under test
 	cache     string // packages, kept between runs
-	templates string // data folder whose templates are used instead of building base
+	templates string // data folder whose templates are used
 	quick     bool
 	writeDocs bool
 	keep      bool // leave the folder of the run where it is
@@ -99,7 +99,9 @@ func parse(args []string) (options, error) {
 	if _, err := os.Stat(o.bin); err != nil {
 		return o, fmt.Errorf("find program: %w; `make build` makes it", err)
 	}
-	o.templates = os.Getenv("TARTARUS_TEST_DATA")
+	if o.templates = os.Getenv("TARTARUS_TEST_DATA"); o.templates == "" {
+		o.templates = filepath.Join(o.root, "data")
+	}
 	if o.cache = os.Getenv("TARTARUS_TEST_CACHE"); o.cache == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -102,26 +101,24 @@ func freePorts(n int) ([]string, error) {
 	return out, nil
 }
 
-// templates puts the templates in place: those of TARTARUS_TEST_DATA, else base is built.
+// templates builds base in the data folder that tests and the demo share, which does nothing where that was done before, and takes
+// over all templates from there.
 func (st *stack) templates(ctx context.Context, o options) error {
-	if o.templates != "" {
-		if err := linkTemplates(filepath.Join(o.templates, "templates"), filepath.Join(st.data, "templates")); err != nil {
-			return fmt.Errorf("take over templates: %w", err)
-		}
-	}
-	if st.hasTemplate("base") {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, buildTime)
 	defer cancel()
-	fmt.Println("         building the template base; a data folder that has it, named by TARTARUS_TEST_DATA, saves this")
+	if !hasTemplate(o.templates, "base") {
+		fmt.Printf("         building the template base in %s\n", o.templates)
+	}
 	cmd := exec.CommandContext(ctx, o.bin, "template", "build", "base")
-	cmd.Env = st.serverEnv()
+	cmd.Env = append(st.serverEnv(), "TARTARUS_DATA="+o.templates)
 	inOwnGroup(cmd)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("build template base: %w\n%s", err, out.Bytes())
+	}
+	if err := linkTemplates(filepath.Join(o.templates, "templates"), filepath.Join(st.data, "templates")); err != nil {
+		return fmt.Errorf("take over templates: %w", err)
 	}
 	return nil
 }
@@ -129,9 +126,7 @@ func (st *stack) templates(ctx context.Context, o options) error {
 // linkTemplates takes over the templates of another data folder. Images never change, so that links share them.
 func linkTemplates(from, to string) error {
 	index, err := os.ReadFile(filepath.Join(from, "templates.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
+	if err != nil {
 		return err
 	}
 	images, err := filepath.Glob(filepath.Join(from, "images", "*"))
@@ -152,9 +147,9 @@ func linkTemplates(from, to string) error {
 	return os.WriteFile(filepath.Join(to, "templates.json"), index, 0o600)
 }
 
-// hasTemplate tells whether a template is built.
-func (st *stack) hasTemplate(name string) bool {
-	raw, err := os.ReadFile(filepath.Join(st.data, "templates", "templates.json"))
+// hasTemplate tells whether a template is built in a data folder.
+func hasTemplate(data, name string) bool {
+	raw, err := os.ReadFile(filepath.Join(data, "templates", "templates.json"))
 	if err != nil {
 		return false
 	}

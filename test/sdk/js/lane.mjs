@@ -231,7 +231,7 @@ export const api = (method, path, body) =>
 export async function landed(method, path, body) {
   const res = await api(method, path, body)
   const gone = res.status === 404 && /no route/.test(res.text)
-  if (gone || res.status === 405 || res.status === 501) notYet(`${method} ${path.split('?')[0]} is not served`)
+  if (gone || res.status === 405 || res.status === 501) notYet(`\`${method} ${path.split('?')[0].replace(/(?<=\/)(i0{20}|no-such-[a-z]+)/, '{id}')}\` is not served`)
 }
 
 export const edgeUrl = (host) => {

@@ -1,6 +1,7 @@
 """The server under test, asked without the package: for what an SDK cannot say, and for whether a route is there at all."""
 
 import os
+import re
 import ssl
 from urllib.parse import urlsplit
 
@@ -31,7 +32,8 @@ def landed(method, path, **kwargs):
     except ValueError:
         message = res.text
     if res.status_code in (405, 501) or res.status_code == 404 and "no route" in message:
-        not_yet(f"{method} {path.split('?')[0]} is not served")
+        route = re.sub(r"(?<=/)(i0{20}|no-such-[a-z]+)", "{id}", path.split("?")[0])
+        not_yet(f"`{method} {route}` is not served")
 
 
 def edge(url, method="GET", **kwargs):
