@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -110,6 +109,3 @@ func FromHost(peer net.Addr) bool {
 	}
 	return true
 }
-
-// errPanic is what a client is told when a handler broke.
-var errPanic = errors.New("the agent could not answer this request")

@@ -149,6 +149,9 @@ func crossOrigin(w http.ResponseWriter, r *http.Request) {
 const exposed = "Location, Cache-Control, Content-Encoding, Content-Type, Content-Length, Content-Range, Content-Disposition, ETag, " +
 	"Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin, X-Content-Type-Options, X-Envd-Version"
 
+// errPanic is what a client is told when a handler broke.
+var errPanic = errors.New("the agent could not answer this request")
+
 // contain keeps a broken handler from ending more than its own request.
 func (a *Agent) contain(w http.ResponseWriter, r *http.Request) {
 	cause := recover()

@@ -75,6 +75,7 @@ func TestStalledClientIsCutWhenItsTimeIsUp(t *testing.T) {
 
 // A connection whose call was ended by its time serves the next call.
 func TestConnectionIsUsedAgainAfterTimeout(t *testing.T) {
+	t.Parallel() // it waits for time to pass
 	a := start(t)
 	conn := a.rawStart(t, `{"process":{"cmd":"sleep","args":["1000"]},"stdin":false}`, false, "Connect-Timeout-Ms: 100\r\n")
 	buf := make([]byte, 4096)

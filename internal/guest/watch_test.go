@@ -114,6 +114,7 @@ func TestWatchDirRecursive(t *testing.T) {
 }
 
 func TestWatchDirKeepalive(t *testing.T) {
+	t.Parallel() // it waits for time to pass
 	a := start(t)
 	next := a.watchDir(t, &filesystempb.WatchDirRequest{Path: openDir(t)}, "Keepalive-Ping-Interval", "1")
 	if next().GetKeepalive() == nil {

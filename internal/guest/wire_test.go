@@ -234,6 +234,7 @@ func TestBrokenEnvelopes(t *testing.T) {
 }
 
 func TestKeepaliveOfProcess(t *testing.T) {
+	t.Parallel() // it waits for time to pass
 	a := start(t)
 	status, _, body := a.do(t, "POST", "/process.Process/Start", strings.NewReader(envelope(`{"process":{"cmd":"sleep","args":["1.3"]},"stdin":false}`)),
 		"Content-Type", "application/connect+json", "Authorization", "Basic cm9vdDo=", "Keepalive-Ping-Interval", "1")

@@ -20,7 +20,6 @@ import (
 const (
 	AlreadyExists = "already_exists" // Connect has a code for it, which SDKs turn into "false"
 	NoSpace       = "no_space"       // HTTP has a status for it: 507
-	OutOfRange    = "out_of_range"   // 416
 	NotAcceptable = "not_acceptable" // 406
 )
 
@@ -129,8 +128,6 @@ func httpStatus(err error) int {
 	switch e.Code {
 	case NoSpace:
 		return http.StatusInsufficientStorage
-	case OutOfRange:
-		return http.StatusRequestedRangeNotSatisfiable
 	case NotAcceptable:
 		return http.StatusNotAcceptable
 	}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -122,10 +123,10 @@ func (g *Guest) Apply(id Identity) (skipped []string, err error) {
 	}
 	if id.Hostname != "" {
 		do("set hostname", func() error { return g.Kernel.SetHostname(id.Hostname) })
-		do("write hostname", func() error { return g.write("etc/hostname", []byte(id.Hostname+"\n"), 0o644) })
+		do("write hostname", func() error { return g.write("etc/hostname", id.Hostname+"\n", 0o644) })
 	}
 	if id.MachineID != "" {
-		do("write machine-id", func() error { return g.write("etc/machine-id", []byte(id.MachineID+"\n"), 0o444) })
+		do("write machine-id", func() error { return g.write("etc/machine-id", id.MachineID+"\n", 0o444) })
 	}
 	if id.Hostname != "" || len(id.Hosts) > 0 {
 		do("write hosts", func() error { return g.writeHosts(id) })
@@ -138,32 +139,43 @@ func (g *Guest) Apply(id Identity) (skipped []string, err error) {
 
 // Note writes /run/e2b/.NAME, where programs inside a sandbox look for facts about it.
 func (g *Guest) Note(name, value string) error {
-	return g.write("run/e2b/."+name, []byte(value), 0o644)
+	return g.write("run/e2b/."+name, value, 0o644)
 }
 
-// write makes the file hold data. It writes in place, because /etc/hosts and /etc/resolv.conf may be mounts that
-// cannot be renamed over.
-func (g *Guest) write(name string, data []byte, mode os.FileMode) error {
+// maxFile bounds what is read of a file in order to compare it; ours are far below.
+const maxFile = 1 << 20
+
+// edit makes the file hold what change makes of what it holds. It writes in place, because /etc/hosts and
+// /etc/resolv.conf may be mounts that cannot be renamed over, and opens only once, because in some runtimes that is what
+// costs.
+func (g *Guest) edit(name string, mode os.FileMode, change func(old []byte) []byte) error {
 	path := filepath.Join(g.Root, name)
-	old, err := os.ReadFile(path)
-	if err == nil && bytes.Equal(old, data) {
-		return nil
-	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, mode)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
+		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, mode)
 	}
-	// Not truncated first: ext4 answers that with a flush to disk, which takes milliseconds.
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, mode)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if err == nil && len(old) > len(data) {
-		err = f.Truncate(int64(len(data)))
+	old, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err == nil {
+		if data := change(old); !bytes.Equal(old, data) {
+			// Not truncated first: ext4 answers that with a flush to disk, which takes milliseconds.
+			_, err = f.WriteAt(data, 0)
+			if err == nil && len(old) > len(data) {
+				err = f.Truncate(int64(len(data)))
+			}
+		}
 	}
 	return errors.Join(err, f.Close())
+}
+
+// write makes the file hold data.
+func (g *Guest) write(name, data string, mode os.FileMode) error {
+	return g.edit(name, mode, func([]byte) []byte { return []byte(data) })
 }
 
 // The lines of /etc/hosts between these two are ours; the others are the template's.
@@ -173,10 +185,11 @@ const (
 )
 
 func (g *Guest) writeHosts(id Identity) error {
-	old, err := os.ReadFile(filepath.Join(g.Root, "etc/hosts"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+	return g.edit("etc/hosts", 0o644, id.hosts)
+}
+
+// hosts puts our lines at the end of the file.
+func (id Identity) hosts(old []byte) []byte {
 	text := string(old)
 	if before, rest, ok := strings.Cut(text, hostsBegin); ok {
 		_, after, _ := strings.Cut(rest, hostsEnd)
@@ -202,7 +215,7 @@ func (g *Guest) writeHosts(id Identity) error {
 		b.WriteString(id.Hosts[name] + " " + name + "\n")
 	}
 	b.WriteString(hostsEnd)
-	return g.write("etc/hosts", []byte(b.String()), 0o644)
+	return []byte(b.String())
 }
 
 func (g *Guest) writeResolv(servers []string) error {
@@ -217,5 +230,5 @@ func (g *Guest) writeResolv(servers []string) error {
 	for _, s := range servers {
 		b.WriteString("nameserver " + s + "\n")
 	}
-	return g.write("etc/resolv.conf", []byte(b.String()), 0o644)
+	return g.write("etc/resolv.conf", b.String(), 0o644)
 }
