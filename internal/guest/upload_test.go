@@ -99,6 +99,7 @@ func TestUploadRefuses(t *testing.T) {
 		"broken form":   {q("path", dir+"/x", "username", "root"), "garbage", []string{"Content-Type", "multipart/form-data; boundary=b"}, 400},
 		"not gzip":      {q("path", dir+"/x", "username", "root"), "plain", append([]string{"Content-Encoding", "gzip"}, octet...), 400},
 		"odd encoding":  {q("path", dir+"/x", "username", "root"), "plain", append([]string{"Content-Encoding", "br"}, octet...), 400},
+		"full disk":     {q("path", "/dev/full", "username", "root"), "x", octet, 507},
 		"metadata":      {q("path", dir+"/x", "username", "root"), "x", append([]string{"X-Metadata-K", "tab\there"}, octet...), 400},
 		"long metadata": {q("path", dir+"/x", "username", "root"), "x", append([]string{"X-Metadata-K", strings.Repeat("v", 4096)}, octet...), 400},
 	} {
