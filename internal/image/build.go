@@ -110,7 +110,10 @@ func (s *Store) Build(ctx context.Context, spec Spec, progress func(Progress)) (
 		progress(Progress{Stage: "done", Message: spec.Name + " is up to date"})
 		return t, nil
 	}
-	t, err := s.make(ctx, spec, src, agent, progress)
+	t, err := s.again(ctx, spec, src, agent)
+	if tartarus.Is(err, tartarus.NotFound) {
+		t, err = s.make(ctx, spec, src, agent, progress)
+	}
 	if err != nil {
 		return Template{}, fmt.Errorf("build template %s: %w", spec.Name, err)
 	}
@@ -221,6 +224,19 @@ func (s *Store) make(ctx context.Context, spec Spec, src origin, agent string, p
 	})
 }
 
+// again gives an image that is there already another tag or name; tartarus.NotFound when none is the same.
+func (s *Store) again(ctx context.Context, spec Spec, src origin, agent string) (Template, error) {
+	t, ok := s.reusable(spec, src.key)
+	if !ok || t.AgentDigest != agent {
+		return Template{}, tartarus.Errorf(tartarus.NotFound, "no such image yet")
+	}
+	if t.Name == spec.Name && len(t.Tags) > 0 {
+		return s.Tag(ctx, spec.Name+":"+t.Tags[0], spec.tags()...)
+	}
+	t.Name, t.Tags, t.Recipe, t.ID, t.Build, t.CreatedAt = spec.Name, spec.tags(), src.recipe, "", "", time.Time{}
+	return s.Put(ctx, t)
+}
+
 // reusable finds an image that differs from the wanted one in nothing but the agent.
 func (s *Store) reusable(spec Spec, key string) (Template, bool) {
 	if spec.Force || key == "" {
@@ -230,11 +246,21 @@ func (s *Store) reusable(spec Spec, key string) (Template, bool) {
 	if err != nil {
 		return Template{}, false
 	}
-	i := slices.IndexFunc(x.Templates, func(t Template) bool { return t.Key == key && intact(t) })
-	if i < 0 {
+	same := slices.DeleteFunc(x.Templates, func(t Template) bool { return t.Key != key || !intact(t) })
+	if len(same) == 0 {
 		return Template{}, false
 	}
-	return x.Templates[i], true
+	// Best one whose agent is the newest, and of the wanted name.
+	return slices.MaxFunc(same, func(a, b Template) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(btoi(a.Name == spec.Name), btoi(b.Name == spec.Name)))
+	}), true
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func copyImage(w *erofs.Writer, from string) error {

@@ -21,10 +21,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"go.uber.org/goleak"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/image/erofs"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // programs are stand-ins of the right shape: a template is as good with any bytes.
 type programs struct{ guest, tiny string }
@@ -115,6 +118,29 @@ func TestNewAgent(t *testing.T) {
 	}
 	if all, err := s.List(); err != nil || len(all) != 1 {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// TestSameImage expects another tag or name for what is there to cost nothing.
+func TestSameImage(t *testing.T) {
+	s := open(t, t.TempDir(), standIns)
+	first, err := s.EnsureTiny(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tagged, err := s.Build(t.Context(), Spec{Name: "tiny", Tags: []string{"v1"}, Recipe: "tiny"}, nil)
+	if err != nil || tagged.Build != first.Build || !slices.Equal(tagged.Tags, []string{"default", "v1"}) {
+		t.Errorf("%+v, %v", tagged, err)
+	}
+	named, err := s.Build(t.Context(), Spec{Name: "small", Recipe: "tiny"}, nil)
+	if err != nil || named.RootFS != first.RootFS || named.ID == first.ID || named.Build == first.Build || named.Name != "small" {
+		t.Errorf("%+v, %v", named, err)
+	}
+	if err := s.Remove(t.Context(), "tiny"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify("small"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -191,8 +191,8 @@ func (r *Recipe) command(dir string, args []string) *exec.Cmd {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
 		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 		script := `mount -t proc proc /proc && exec "$@"`
-		if filepath.Base(r.tool) == "mmdebstrap" && availableMemory() > roomInMemory {
-			script = `mount -t tmpfs -o mode=0755,size=2g tartarus "$0" && ` + script
+		if room := availableMemory(); filepath.Base(r.tool) == "mmdebstrap" && room > roomInMemory {
+			script = fmt.Sprintf(`mount -t tmpfs -o mode=0755,size=%d tartarus "$0" && `, room/2) + script
 		}
 		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", script, dir, r.tool}, args...)
 	}
