@@ -431,3 +431,24 @@ func TestManyAtOnce(t *testing.T) {
 		t.Errorf("left over: %v, %v", list, err)
 	}
 }
+
+func TestInterrupt(t *testing.T) {
+	a := start(t)
+	p, err := a.client.Start(t.Context(), guestclient.Command{Argv: []string{"/bin/bash", "-c", "trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.01; done"}, User: "root"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, data, _, err := p.Next(); err != nil || string(data) != "ready\n" {
+		t.Fatalf("%q, %v", data, err)
+	}
+	if err := p.Signal(t.Context(), syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if exit, err := p.Copy(&out, io.Discard); err != nil || exit.Code != 9 || out.String() != "interrupted\n" {
+		t.Errorf("%q %+v, %v", out.String(), exit, err)
+	}
+	if err := p.Signal(t.Context(), syscall.SIGHUP); !tartarus.Is(err, tartarus.Invalid) {
+		t.Errorf("a signal that is not among those that can be sent: %v", err)
+	}
+}
