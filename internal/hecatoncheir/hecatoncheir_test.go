@@ -172,6 +172,16 @@ func (r *rig) create(change ...func(*tartarus.Spec)) tartarus.Sandbox {
 	return sb
 }
 
+// hurry lets a sandbox's time be up after d.
+func (r *rig) hurry(id string, d time.Duration) tartarus.Sandbox {
+	r.t.Helper()
+	sb, err := r.agent.SetDeadline(r.t.Context(), id, time.Now().Add(d), false)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return sb
+}
+
 // expect waits until the registry says this of a sandbox.
 func (r *rig) expect(id string, phase tartarus.Phase, reason tartarus.Reason) tartarus.Sandbox {
 	r.t.Helper()
@@ -319,7 +329,7 @@ func TestFullNode(t *testing.T) {
 
 func TestTimeIsUp(t *testing.T) {
 	r := newRig(t)
-	sb := r.create(func(s *tartarus.Spec) { s.Timeout = 50 * time.Millisecond })
+	sb := r.create(func(s *tartarus.Spec) { s.Timeout = 2 * time.Second }) // long enough for create to look at it
 	r.expect(sb.ID, tartarus.Stopped, tartarus.ReasonTimeout)
 	r.empty(sb.ID)
 
@@ -354,7 +364,8 @@ func TestAdoption(t *testing.T) {
 	r := newRig(t)
 	lives := r.create()
 	dies := r.create()
-	late := r.create(func(s *tartarus.Spec) { s.Timeout = 300 * time.Millisecond })
+	late := r.create()
+	late = r.hurry(late.ID, 300*time.Millisecond)
 	r.stop()
 	r.host.Machine(dies.ID).End(tartarus.ReasonCrashed, "while nobody looked")
 	stray := r.spec()
@@ -418,8 +429,9 @@ func TestControlPlaneAway(t *testing.T) {
 	r.control = away
 	r.stop()
 	r.start()
-	sb := r.create(func(s *tartarus.Spec) { s.Timeout = 100 * time.Millisecond })
+	sb := r.create()
 	away.away.Store(true)
+	r.hurry(sb.ID, 20*time.Millisecond)
 	deadline := time.Now().Add(10 * time.Second)
 	for r.host.Machine(sb.ID) != nil {
 		if time.Now().After(deadline) {
@@ -500,9 +512,8 @@ func TestPauseAndResume(t *testing.T) {
 // TestPausedWhenTimeIsUp holds that a sandbox which asked for it is paused instead of ended.
 func TestPausedWhenTimeIsUp(t *testing.T) {
 	r := newRig(t)
-	sb := r.create(func(s *tartarus.Spec) {
-		s.Timeout, s.Lifecycle.PauseOnTimeout = 50*time.Millisecond, true
-	})
+	sb := r.create(func(s *tartarus.Spec) { s.Lifecycle.PauseOnTimeout = true })
+	r.hurry(sb.ID, 20*time.Millisecond)
 	if got := r.expect(sb.ID, tartarus.Paused, ""); !got.Deadline.IsZero() {
 		t.Errorf("a paused sandbox has deadline %s", got.Deadline)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
 	"github.com/tartarus-sandbox/tartarus/client"
 )
@@ -148,14 +149,8 @@ func (s *server) kill() {
 func (s *server) finish() {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
-	for sb, err := range s.List(ctx, client.ListOptions{}) {
-		if err != nil {
-			s.t.Errorf("list at the end: %v", err)
-			break
-		}
-		if err := s.Kill(ctx, sb.SandboxID); err != nil {
-			s.t.Errorf("kill at the end: %v", err)
-		}
+	// Until nothing is left: a server that was killed takes up again what was queued, also when nobody waits for it any more.
+	for s.killAll(ctx) > 0 && ctx.Err() == nil {
 	}
 	if out, code := s.cli("doctor", "--leaks"); code != 0 {
 		s.t.Errorf("leaks beside the running server: %s", out)
@@ -175,6 +170,24 @@ func (s *server) finish() {
 	if s.t.Failed() {
 		s.t.Logf("the server's log:\n%s", s.log)
 	}
+}
+
+// live are the phases of what has not ended.
+var live = []string{"queued", "starting", "running", "pausing", "paused", "stopping"}
+
+// killAll ends every sandbox there is and says how many it found.
+func (s *server) killAll(ctx context.Context) (found int) {
+	for sb, err := range s.List(ctx, client.ListOptions{States: live}) {
+		if err != nil {
+			s.t.Errorf("list at the end: %v", err)
+			return 0
+		}
+		found++
+		if err := s.Kill(ctx, sb.SandboxID); err != nil && !tartarus.Is(err, tartarus.NotFound) {
+			s.t.Errorf("kill at the end: %v", err)
+		}
+	}
+	return found
 }
 
 // cli runs the command line against this server and returns what it printed and its exit code.
