@@ -318,4 +318,3 @@ func compared(name, value string) (test, error) {
 		return have == n
 	}, nil
 }
-

@@ -251,4 +251,3 @@ func pidof(args []string) error {
 	fmt.Println(strings.Join(pids, " "))
 	return nil
 }
-
