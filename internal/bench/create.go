@@ -40,7 +40,7 @@ func Create(ctx context.Context, cfg Config) (rep *Report, err error) {
 			return nil, ctx.Err()
 		}
 		if i%10 == 9 {
-			fmt.Fprintf(cfg.Progress, "create: %d of %d\n", i+1, turns)
+			fmt.Fprintf(r.cfg.Progress, "create: %d of %d\n", i+1, turns)
 		}
 	}
 	m.finish()

@@ -31,10 +31,10 @@ func judge(ctx context.Context, device string) Verdict {
 		v.Reason = fmt.Sprintf("duplicate descriptor of %s: %v", device, err)
 		return v
 	}
-	go func() {
+	go func(v Verdict) {
 		defer unix.Close(own)
 		done <- measure(ctx, own, v)
-	}()
+	}(v)
 	// The vcpu is kicked when ctx ends; this is only for a kernel that does not react to that.
 	overdue := time.NewTimer(limit + grace)
 	defer overdue.Stop()
