@@ -18,17 +18,17 @@ Tartarus speaks the wire protocol of the public E2B SDKs. Point them at your ser
 
 | variable | value |
 |---|---|
-| ` + "`E2B_API_KEY`" + ` | the content of ` + "`admin.key`" + ` in the server's data folder, or any key made from it |
+| ` + "`E2B_API_KEY`" + ` | the content of ` + "`admin.key`" + ` in the server's data folder |
 | ` + "`E2B_API_URL`, `E2B_SANDBOX_URL`" + ` | ` + "`http://127.0.0.1:7300`" + `, both the same: no name has to resolve and no certificate is needed |
-| ` + "`E2B_DOMAIN`" + ` | instead of the two above ` + "`tartarus.localhost:7443`" + `, where that name resolves and the server's certificate is trusted; also needed for the addresses that ` + "`get_host`" + ` makes |
+| ` + "`E2B_DOMAIN`" + ` | instead of the two above ` + "`tartarus.localhost:7443`" + `, where names below it resolve and ` + "`ca/ca.pem`" + ` of the data folder is trusted (` + "`SSL_CERT_FILE`, `NODE_EXTRA_CA_CERTS`" + `) |
 
 We are compatible with the E2B SDKs; E2B is a trademark of its owner and there is no affiliation.
 
-What follows is not a promise but a result: each release was installed from its registry and driven against real sandboxes. Every method was
-used as it is meant and, where that can be, so that it fails.
+What follows is a result: each release was installed from its registry and driven against real sandboxes by ` + "`make test-sdk`" + `. Every method was used as it
+is meant and, where that can be, so that it fails.
 
-**works**: every test passed · **differs**: it does what it should except for what the note says · **not yet**: the server does not offer it, for the reason in
-the note · **–**: this release does not have it
+**works**: every test passed · **differs**: it does what it should except for what the note says · **not yet**: the server does not offer it, the note
+says what is missing · **–**: this release does not have it
 `
 
 // sections are the tables of the page.
@@ -73,7 +73,7 @@ func (n *notes) ref(text string) string {
 		*n = append(*n, text)
 		i = len(*n) - 1
 	}
-	return fmt.Sprintf("[%d](#notes)", i+1)
+	return fmt.Sprintf("(%d)", i+1)
 }
 
 // render makes the page. The same findings always give the same bytes.
@@ -173,7 +173,7 @@ func badInput(page *bytes.Buffer, results []findings) {
 		if f.lane.name != "bad-input" || !f.ran {
 			continue
 		}
-		page.WriteString("\n## Bad input and faults\n\nEach of these got a clear, typed answer; the server never answered 500 and served the next request.\n\n")
+		page.WriteString("\n## Bad input and faults\n\nAfter each of these the server was the same process, had not answered 500, and served the neighbouring sandbox; what was refused was refused with a typed error.\n\n")
 		var names []string
 		for _, t := range f.tests {
 			if t.Outcome == "pass" {

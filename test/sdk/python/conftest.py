@@ -101,7 +101,7 @@ def pytest_runtest_makereport(item, call):
         reason = f"{call.excinfo.typename}: {reason[0] if reason else ''}" if not report.skipped else reason[0]
     _write(
         kind="test",
-        name=item.nodeid.split("/")[-1],
+        name=f"{item.path.name}::{item.name}",
         outcome="pass" if report.passed else "skip" if report.skipped else "fail",
         reason=reason,
         works=works,

@@ -178,7 +178,7 @@ check('list by metadata, in pages, in order', { works: ['Sandbox.list', 'Sandbox
 })
 
 check('sixteen in parallel', { works: ['Sandbox.create', 'commands.run', 'Sandbox.kill'] }, async () => {
-  const count = NAME === 'js-older' ? 4 : 16
+  const count = 16
   const sandboxes = await Promise.all(Array.from({ length: count }, () => make()))
   assert.equal(new Set(sandboxes.map((s) => s.sandboxId)).size, count)
   const answers = await Promise.all(

@@ -141,7 +141,7 @@ def test_no_key_and_wrong_key():
         typed(res, 401)
 
 
-def test_another_sandboxs_token(sbx, make):
+def test_token_of_another_sandbox(sbx, make):
     other = make()
     res = server.CLIENT.post(
         f"{server.API}/process.Process/List", content=b"{}", headers={**sbx.headers(), "X-Access-Token": other.token, "Content-Type": "application/json"}
@@ -157,7 +157,7 @@ def test_bad_queries():
         assert res.status_code in (200, 400), f"{query}: {res.status_code} {res.text[:200]}"
 
 
-def test_bad_user_missing_cwd_and_missing_program(sbx):
+def test_bad_user_or_missing_folder_or_missing_program(sbx):
     for body, user, code in (
         (start("true"), "nobody-here", "unauthenticated"), (start("true", cwd="/no/such"), None, "invalid_argument"),
         ({"process": {"cmd": "/no/such/program"}}, None, None), ({"process": {"cmd": "/etc/hostname"}}, None, None), ({"process": {"cmd": "/tmp"}}, None, None),

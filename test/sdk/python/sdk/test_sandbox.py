@@ -226,7 +226,7 @@ async def test_a_host_for_each_port(sbx):
 
 @works("Sandbox.create", "commands.run", "Sandbox.kill")
 async def test_sixteen_in_parallel():
-    count = 4 if lane.NAME.startswith("python-older") else 16
+    count = 16
     made = await together(*[lambda: Sandbox.create(lane.TEMPLATE, metadata=MARK, timeout=120)] * count)
     sandboxes = [s for s in made if isinstance(s, lane.Probe)]
     try:
