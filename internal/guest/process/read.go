@@ -112,17 +112,18 @@ func (m *Manager) read(p *Process, o spawn.Output) {
 	o.File.Close()
 }
 
-// drain reads what is left after the process died, and for patience more where there is nothing at once. It
+// drain reads what is left after the process died, and waits for patience where there is nothing at once. It
 // returns why it stopped: errNothing when the other end is still open.
 func drain(file *os.File, size int, use func([]byte), patience time.Duration) error {
-	deadline := time.Time{}
-	if patience > 0 {
-		deadline = time.Now().Add(patience)
-	}
-	if err := file.SetReadDeadline(deadline); err != nil {
-		return err
-	}
 	for total := 0; total < lastWords; {
+		// Anew for each piece: a slow client may have taken longer than that over the one before.
+		deadline := time.Time{}
+		if patience > 0 {
+			deadline = time.Now().Add(patience)
+		}
+		if err := file.SetReadDeadline(deadline); err != nil {
+			return err
+		}
 		err := next(file, size, patience > 0, func(data []byte) {
 			total += len(data)
 			use(data)
