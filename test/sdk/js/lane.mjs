@@ -59,9 +59,9 @@ export function probe(target, prefix) {
       const value = Reflect.get(object, key, object)
       if (PARTS.has(key) && typeof value === 'object') return probe(value, key)
       const method = `${prefix}.${String(key)}`
-      if (typeof value !== 'function' || !methods.has(method)) return value
+      if (typeof value !== 'function' || typeof key === 'symbol' || key === 'constructor') return value
       return (...args) => {
-        record.calls[method] = (record.calls[method] ?? 0) + 1
+        if (methods.has(method)) record.calls[method] = (record.calls[method] ?? 0) + 1
         const out = value.apply(object, args.map(strip))
         return out instanceof Promise ? out.then(wrap) : wrap(out)
       }

@@ -158,11 +158,12 @@ class Probe:
         if part and part.islower() and name == part:
             return Probe(value, part, self._register, self._kinds)
         method = f"{self._prefix}.{name}"
-        if not callable(value) or method not in self._register.methods:
+        if not callable(value):
             return value
 
         def call(*args, **kwargs):
-            current.count(method)
+            if method in self._register.methods:
+                current.count(method)
             out = value(*map(_bare, args), **{key: _bare(arg) for key, arg in kwargs.items()})
             if inspect.isawaitable(out):
                 return self._later(out)

@@ -4,7 +4,7 @@ import { after } from 'node:test'
 
 const { InvalidArgumentError, TimeoutError } = e2b
 const own = Object.getOwnPropertyDescriptors(e2b.Sandbox.prototype)
-surface({ Sandbox: [Object.create(null, own)] }, ['Sandbox.handleRequestError', 'Sandbox.jupyterUrl'])
+surface({ Sandbox: [Object.create(null, own)] }, ['Sandbox.handleRequestError', 'Sandbox.getJupyterRequestUrl'])
 
 const sbx = await Sandbox.create('code-interpreter', { metadata: MARK, timeoutMs: 600_000 })
 after(() => sbx.kill())
