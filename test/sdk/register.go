@@ -164,10 +164,11 @@ func (f findings) calls() (calls, methods int) {
 func judge(reg []row, results []findings, o options) error {
 	var errs []error
 	fmt.Printf("\n%-20s %-10s %-12s %6s %6s %8s %6s %8s\n", "lane", "version", "engine", "passed", "failed", "left out", "calls", "methods")
-	total := 0
+	total, passed, failed, skipped := 0, 0, 0, 0
 	for _, f := range results {
 		calls, methods := f.calls()
 		total += calls
+		passed, failed, skipped = passed+f.count("pass"), failed+f.count("fail"), skipped+f.count("skip")
 		fmt.Printf("%-20s %-10s %-12s %6d %6d %8d %6d %8d\n", f.lane.name, f.version, f.engine, f.count("pass"), f.count("fail"), f.count("skip"), calls, methods)
 		for _, t := range f.tests {
 			if t.Outcome == "fail" {
@@ -183,7 +184,7 @@ func judge(reg []row, results []findings, o options) error {
 			errs = append(errs, fmt.Errorf("%s did not run", f.lane.name))
 		}
 	}
-	fmt.Printf("%d calls on the packages\n\n", total)
+	fmt.Printf("%d calls on the packages\n\n%d passed, %d failed, %d skipped\n", total, passed, failed, skipped)
 	return errors.Join(errs...)
 }
 
