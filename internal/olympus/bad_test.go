@@ -118,7 +118,7 @@ func TestNetworkOptions(t *testing.T) {
 		{`"network":null`, "", ""},
 		{`"network":{"rules":{},"egressProxy":null,"dnsServers":[]}`, "", ""},
 		{`"network":{"allowOut":["EXAMPLE.com","*.Example.org","10.1.2.3/8"],"denyOut":["0.0.0.0/0"]}`, "example.com *.example.org 10.0.0.0/8", "0.0.0.0/0 ::/0"},
-		{`"allow_internet_access":false,"network":{"allowOut":["pypi.org"]}`, "pypi.org", "0.0.0.0/0 ::/0"},
+		{`"allow_internet_access":false,"network":{"allowOut":["pkg.example.org"]}`, "pkg.example.org", "0.0.0.0/0 ::/0"},
 		{`"allow_internet_access":false`, "", ""},
 		{`"network":{"denyOut":["::ffff:1.2.3.4","1.2.3.4"]}`, "", "1.2.3.4"},
 		{`"network":{"httpsPorts":[443,8443],"maskRequestHost":"localhost:${PORT}"}`, "", ""},
