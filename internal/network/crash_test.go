@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -32,19 +33,21 @@ func helper() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if err := order.run(); err != nil {
+	p, err := order.run()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	os.Stdin.Read(make([]byte, 1)) // until the test is gone, at the latest
+	runtime.KeepAlive(p)           // a pool that nobody holds any more is collected, and its lock with it
 	return 0
 }
 
-func (o helperOrder) run() error {
+func (o helperOrder) run() (*Pool, error) {
 	ctx := context.Background()
 	p, err := Open(ctx, o.Config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var records []Record
 	for i := range o.Lend + o.TAPs {
@@ -54,15 +57,15 @@ func (o helperOrder) run() error {
 		}
 		s, err := acquire(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := p.SetRules(ctx, s, o.Rules); err != nil {
-			return err
+			return nil, err
 		}
 		records = append(records, s.Record())
 	}
 	p.refill(ctx)
-	return json.NewEncoder(os.Stdout).Encode(records)
+	return p, json.NewEncoder(os.Stdout).Encode(records)
 }
 
 // startHelper returns what the helper lent, and a function that kills it.
