@@ -156,26 +156,14 @@ func (s *Server) connectV2(w http.ResponseWriter, r *http.Request, who caller) e
 
 // connect extends a sandbox's time and tells how to reach it.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request, who caller, v wireVersion) error {
-	raw, err := readBody(w, r)
-	if err != nil {
-		return err
-	}
-	var in api.ConnectRequest
-	if err := decodeOptional(raw, &in, false); err != nil {
-		return err
-	}
-	d, err := s.lifetime(in.Timeout, v.timeout, "timeout")
-	if err != nil {
-		return err
-	}
-	sb, err := s.present(r, who)
+	sb, d, err := s.readConnect(w, r, who, v)
 	if err != nil {
 		return err
 	}
 	if sb.Phase == tartarus.Paused {
 		return s.answerResumed(w, r, who, sb, d)
 	}
-	if sb, err = s.reachable(r, who); err != nil {
+	if err := mustRun(sb); err != nil {
 		return err
 	}
 	if sb, err = s.setDeadline(r, sb, who.now.Add(d), true); err != nil {
@@ -183,6 +171,23 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, who caller, v w
 	}
 	writeJSON(w, http.StatusOK, s.answerSandbox(sb, who))
 	return nil
+}
+
+// readConnect reads what connect and resume are asked: which sandbox, and how long it shall live.
+func (s *Server) readConnect(w http.ResponseWriter, r *http.Request, who caller, v wireVersion) (sb tartarus.Sandbox, d time.Duration, err error) {
+	raw, err := readBody(w, r)
+	if err != nil {
+		return sb, 0, err
+	}
+	var in api.ConnectRequest
+	if err := decodeOptional(raw, &in, false); err != nil {
+		return sb, 0, err
+	}
+	if d, err = s.lifetime(in.Timeout, v.timeout, "timeout"); err != nil {
+		return sb, 0, err
+	}
+	sb, err = s.present(r, who)
+	return sb, d, err
 }
 
 func (s *Server) answerResumed(w http.ResponseWriter, r *http.Request, who caller, sb tartarus.Sandbox, d time.Duration) error {
@@ -196,19 +201,7 @@ func (s *Server) answerResumed(w http.ResponseWriter, r *http.Request, who calle
 
 // resume is the call that connect replaced: only for a sandbox that is paused.
 func (s *Server) resume(w http.ResponseWriter, r *http.Request, who caller) error {
-	raw, err := readBody(w, r)
-	if err != nil {
-		return err
-	}
-	var in api.ConnectRequest
-	if err := decodeOptional(raw, &in, false); err != nil {
-		return err
-	}
-	d, err := s.lifetime(in.Timeout, v1.timeout, "timeout")
-	if err != nil {
-		return err
-	}
-	sb, err := s.present(r, who)
+	sb, d, err := s.readConnect(w, r, who, v1)
 	if err != nil {
 		return err
 	}
@@ -224,11 +217,16 @@ func (s *Server) reachable(r *http.Request, who caller) (tartarus.Sandbox, error
 	if err != nil {
 		return sb, err
 	}
+	return sb, mustRun(sb)
+}
+
+// mustRun refuses what does not run.
+func mustRun(sb tartarus.Sandbox) error {
 	switch sb.Phase {
 	case tartarus.Running, tartarus.Snapshotting:
-		return sb, nil
+		return nil
 	}
-	return sb, tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s", sb.ID, sb.Phase)
+	return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s", sb.ID, sb.Phase)
 }
 
 // timeout sets the end of a sandbox, later or earlier.
