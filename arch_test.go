@@ -47,6 +47,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/edge", "internal/recent", "sandboxes are not looked up for each request"},
 	{"internal/edge", "internal/olympus", "guests are dialled through the fleet, as the API sees it"},
 	{"internal/edge", "internal/hades", "a host name leads to a sandbox"},
+	{"internal/edge", "internal/guest/hostapi", "routes for the host are not carried"},
 	{"internal/judges", "internal/tenant", "quotas are a tenant's"},
 	{"internal/phlegethon", "internal/hades", "nodes are placed on"},
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/hostapi"
 )
 
 // carry takes a request to its sandbox.
@@ -61,8 +62,9 @@ func (e *Edge) running(ctx context.Context, id string, now time.Time) (tartarus.
 	return sb, errGone
 }
 
-// internals are routes of the guest agent that only its host may use.
-var internals = []string{"init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"}
+// internals are routes of the guest agent that only its host may use, and those that the wire protocol reserves for that. The edge is a
+// part of the host, so the agent itself could not tell who asks.
+var internals = append([]string{"freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"}, hostapi.Paths...)
 
 // internal reports whether the agent might take a path for one of its internal routes, however it is written.
 func internal(p string) bool {

@@ -2,8 +2,11 @@ package guest
 
 import (
 	"net"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tartarus-sandbox/tartarus/internal/guest/hostapi"
 )
 
 // The rule of every route, a second time: who changes the table has to change it here, and think again.
@@ -24,6 +27,10 @@ func TestEveryRouteHasItsRule(t *testing.T) {
 			t.Errorf("%s: rule %d, want %d (known: %v)", row.pattern, row.rule, rule, known)
 		}
 		delete(want, row.pattern)
+		_, path, _ := strings.Cut(row.pattern, " /")
+		if first, _, _ := strings.Cut(path, "/"); slices.Contains(hostapi.Paths, first) != (rule == host) {
+			t.Errorf("%s: hostapi.Paths and its rule do not agree", row.pattern)
+		}
 	}
 	for pattern := range want {
 		t.Errorf("%s is not in the table", pattern)

@@ -4,6 +4,10 @@ package hostapi
 
 import "time"
 
+// Paths are the first elements of the paths of all these routes. Whoever carries traffic from elsewhere to the agent comes from the host too, and must
+// not let them through.
+var Paths = []string{"init", "logs", "shutdown", "tunnel"}
+
 // Init tells a guest who it is. What is empty changes nothing, except AccessToken.
 type Init struct {
 	EnvVars        map[string]string `json:"envVars,omitempty"` // added to those of earlier calls
