@@ -23,6 +23,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/cgroup"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/manifest"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
@@ -90,7 +91,7 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, restore bool, begin fun
 	} else if err != nil {
 		return nil, err
 	}
-	if m.rootfs, err = imageID(c.RootFS); err != nil {
+	if m.rootfs, err = manifest.ImageID(c.RootFS); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)

@@ -3,11 +3,9 @@ package gvisor
 import (
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 )
 
@@ -67,53 +65,6 @@ func TestLinks(t *testing.T) {
 	} {
 		if _, err := links(conf, &bad, nil, false); err == nil {
 			t.Errorf("%+v was taken", bad)
-		}
-	}
-}
-
-// TestManifestRefuses makes manifests that are whole but not for this driver.
-func TestManifestRefuses(t *testing.T) {
-	image := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(image, make([]byte, 8192), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	id, err := imageID(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	good := manifest{Format: manifestFormat, Driver: Name, Version: Version(), RootFS: id}
-	for what, c := range map[string]struct {
-		change func(*manifest)
-		kind   tartarus.Kind
-	}{
-		"good":    {func(*manifest) {}, ""},
-		"version": {func(m *manifest) { m.Version = "v0.0.0 amd64" }, tartarus.Unsupported},
-		"driver":  {func(m *manifest) { m.Driver = "qemu" }, tartarus.Unsupported},
-		"format":  {func(m *manifest) { m.Format++ }, tartarus.Unsupported},
-		"image":   {func(m *manifest) { m.RootFS = "other" }, tartarus.Invalid},
-	} {
-		m, dir := good, t.TempDir()
-		c.change(&m)
-		if err := m.write(dir); err != nil {
-			t.Fatal(err)
-		}
-		got, err := readManifest(dir)
-		if err == nil {
-			err = got.fits(image)
-		}
-		if (err == nil) != (c.kind == "") || err != nil && tartarus.KindOf(err) != c.kind {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	for what, content := range map[string]string{
-		"empty": "", "not json": "{", "wrong sum": `{"crc":1,"manifest":{}}`, "more": `{"crc":0,"manifest":{}} {}`, "list": "[]",
-	} {
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, manifestName), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := readManifest(dir); !tartarus.Is(err, tartarus.Corrupt) {
-			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

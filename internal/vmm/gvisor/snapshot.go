@@ -17,6 +17,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/manifest"
 )
 
 // snapshotTimeout bounds a snapshot that has begun, which a sandbox cannot be told to give up. Measured: 41 ms with
@@ -71,16 +72,16 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	man := manifest{Format: manifestFormat, Driver: Name, Version: m.version, RootFS: m.rootfs}
+	man := manifest.Manifest{Format: manifest.Format, Driver: Name, Version: m.version, RootFS: m.rootfs}
 	for _, f := range opts.FilePayload.Files {
-		sums, err := checksum(ctx, f)
+		sums, err := manifest.Checksum(ctx, f)
 		if err != nil {
 			return err
 		}
 		sums.Name = filepath.Base(f.Name())
 		man.Files = append(man.Files, sums)
 	}
-	return man.write(dir)
+	return man.Write(dir)
 }
 
 // Restore implements vmm.Driver.
@@ -93,11 +94,15 @@ func (d *Driver) Restore(ctx context.Context, c vmm.Config, dir string) (vmm.Mac
 }
 
 func (d *Driver) restore(ctx context.Context, c vmm.Config, dir string) (*machine, error) {
-	man, err := readManifest(dir)
+	man, err := manifest.Read(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := man.fits(c.RootFS); err != nil {
+	image, err := manifest.ImageID(c.RootFS)
+	if err != nil {
+		return nil, err
+	}
+	if err := man.Fits(manifest.Manifest{Driver: Name, Version: Version(), RootFS: image}); err != nil {
 		return nil, err
 	}
 	opts := boot.RestoreOpts{HavePagesFile: true, Background: true}
@@ -116,7 +121,7 @@ func (d *Driver) restore(ctx context.Context, c vmm.Config, dir string) (*machin
 	// descriptors that were checked.
 	checking, cancel := context.WithCancel(ctx)
 	checked := make(chan error, 1)
-	go func() { checked <- man.verify(checking, opts.FilePayload.Files) }()
+	go func() { checked <- man.Verify(checking, opts.FilePayload.Files) }()
 	settled := false
 	defer func() {
 		cancel()
