@@ -12,8 +12,9 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/gvisor"
 )
 
-// startTime bounds one start: a cold start takes 0.1 s alone and 5 s in a burst of fifty on two cores.
-const startTime = 30 * time.Second
+// startTime bounds one start: a cold start takes 0.1 s alone and 5 s in a burst of fifty on two cores. The rest is for a template's
+// start command to become ready, within the minute that a create waits.
+const startTime = 50 * time.Second
 
 // overcommit is how many times the host's memory may be promised: an idle sandbox with a limit of 1 GB uses about 20 MB of it, and the
 // limit of each is held by its control group.

@@ -79,5 +79,8 @@ func (t *templates) Template(_ context.Context, id, build string) (hecatoncheir.
 	if i < 0 {
 		return hecatoncheir.Template{}, tartarus.Errorf(tartarus.NotFound, "template %s has no build %s on this node", id, cmp.Or(build, image.DefaultTag))
 	}
-	return hecatoncheir.Template{ID: id, RootFS: all[i].RootFS, Env: all[i].Env, User: all[i].User, Workdir: all[i].WorkDir}, nil
+	return hecatoncheir.Template{
+		ID: id, RootFS: all[i].RootFS, Env: all[i].Env, User: all[i].User, Workdir: all[i].WorkDir,
+		StartCmd: all[i].StartCmd, ReadyCmd: all[i].ReadyCmd,
+	}, nil
 }

@@ -220,15 +220,16 @@ func (a *Agent) restore(ctx context.Context, h *held, timeout time.Duration) err
 	if err != nil {
 		return err
 	}
-	return a.bringAlive(ctx, h, template, m, driver, timeout)
+	return a.bringAlive(ctx, h, template, m, driver, timeout, false)
 }
 
 // bringAlive is what a first start and a resume have in common once there is a machine: the agent is told who it is, and the sandbox runs.
-func (a *Agent) bringAlive(ctx context.Context, h *held, t Template, m vmm.Machine, d vmm.Driver, timeout time.Duration) error {
+// A machine that was booted, not restored, is then prepared.
+func (a *Agent) bringAlive(ctx context.Context, h *held, t Template, m vmm.Machine, d vmm.Driver, timeout time.Duration, booted bool) error {
 	h.mu.Lock()
 	h.machine = m
 	h.mu.Unlock()
-	if err := a.initGuest(ctx, h, t); err != nil {
+	if err := a.initGuest(ctx, h, t, booted); err != nil {
 		return err
 	}
 	now := time.Now()

@@ -47,6 +47,9 @@ type Template struct {
 	Env     map[string]string
 	User    string // who runs commands when the request names nobody
 	Workdir string // where
+
+	StartCmd string // runs in the background from the first boot on; may be empty
+	ReadyCmd string // succeeds once the start command is up; may be empty
 }
 
 // Direct is the Control of a node that shares its process with the stores.

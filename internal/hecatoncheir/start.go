@@ -1,6 +1,7 @@
 package hecatoncheir
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -214,7 +215,7 @@ func (a *Agent) bringUp(ctx context.Context, h *held) error {
 	if err != nil {
 		return err
 	}
-	return a.bringAlive(ctx, h, template, m, driver, h.spec.Timeout)
+	return a.bringAlive(ctx, h, template, m, driver, h.spec.Timeout, true)
 }
 
 // attach gives the sandbox a network slot with its egress rules in force.
@@ -245,8 +246,8 @@ func (a *Agent) machineConfig(h *held, t Template) vmm.Config {
 	return c
 }
 
-// initGuest waits for the guest agent and makes it this sandbox's.
-func (a *Agent) initGuest(ctx context.Context, h *held, t Template) error {
+// initGuest waits for the guest agent and makes it this sandbox's; a guest that has just booted then runs what its template starts.
+func (a *Agent) initGuest(ctx context.Context, h *held, t Template, booted bool) error {
 	if h.slot == nil {
 		return nil
 	}
@@ -264,12 +265,16 @@ func (a *Agent) initGuest(ctx context.Context, h *held, t Template) error {
 		}
 	}()
 	if err := guest.InitWhenUp(ctx, guestInit(h.spec, t, nic)); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
-		return err
+		return cmp.Or(context.Cause(ctx), err)
 	}
-	return nil
+	if !booted {
+		return nil
+	}
+	err := prepare(ctx, guest, t)
+	if ended, ok := errors.AsType[*tartarus.Error](context.Cause(ctx)); ok {
+		return ended
+	}
+	return err
 }
 
 // guestInit is the identity that the agent takes on.
