@@ -260,3 +260,26 @@ type Health struct {
 	Status  string `json:"status"` // ok
 	Version string `json:"version,omitempty"`
 }
+
+// NewSecret is the body that makes a secret.
+type NewSecret struct {
+	Name     string            `json:"name"` // lower-cased
+	Value    string            `json:"value"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+// SecretUpdate gives a secret a new value, and new metadata where there is some.
+type SecretUpdate struct {
+	Value    string            `json:"value"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+// Secret is what may be told of a secret: everything but its value.
+type Secret struct {
+	SecretID       string            `json:"secretID"`
+	Name           string            `json:"name"`
+	CurrentVersion int64             `json:"currentVersion"`
+	Metadata       map[string]string `json:"metadata"`
+	CreatedAt      time.Time         `json:"createdAt"`
+	UpdatedAt      time.Time         `json:"updatedAt"`
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
+	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 )
 
@@ -73,6 +74,7 @@ func (d *Daemon) APIKey() string { return d.about.APIKey }
 type parts struct {
 	state     string // folder of this process's store
 	db        *sqlite.DB
+	secrets   *secret.Vault
 	templates *templates
 	slots     *network.Pool
 	agent     *hecatoncheir.Agent
@@ -132,6 +134,11 @@ func (d *Daemon) open(ctx context.Context, p *parts) error {
 	if d.about.APIKey, err = adminKey(ctx, p.db.Keys(), filepath.Join(state, AdminKeyFile)); err != nil {
 		return err
 	}
+	key, err := secret.LoadKey(filepath.Join(state, secretKeyFile))
+	if err != nil {
+		return err
+	}
+	p.secrets = secret.NewVault(p.db.Secrets(), key)
 	if p.templates, err = openTemplates(ctx, d.cfg); err != nil {
 		return err
 	}
@@ -179,6 +186,7 @@ func (d *Daemon) openControl(p *parts) (err error) {
 	p.api, err = olympus.New(olympus.Config{
 		Registry: p.db.Registry(), Queue: p.db.Queue(), Keys: p.db.Keys(), Fleet: fleet, Templates: p.templates, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
+		Secrets: p.secrets,
 	})
 	return err
 }

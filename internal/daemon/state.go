@@ -19,6 +19,9 @@ import (
 // AdminKeyFile is where, in the data folder, the first key is kept for the command line to find.
 const AdminKeyFile = "admin.key"
 
+// secretKeyFile is the key that opens tenants' secrets, in the data folder. It is not in the store, so that a copy of the store shows none.
+const secretKeyFile = "secrets.key"
+
 // storeFile is the embedded store, in the state folder.
 const storeFile = "tartarus.db"
 

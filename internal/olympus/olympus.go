@@ -15,6 +15,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
+	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
 )
 
@@ -27,6 +28,9 @@ type Config struct {
 	Templates Templates
 	Judges    *judges.Chain
 	Log       *slog.Logger
+
+	// Secrets holds what tenants keep for use in what leaves their sandboxes; nil keeps none.
+	Secrets *secret.Vault
 
 	// Domain is the wildcard domain of the edge, with its port where that is not 443. Clients are told it, so that they find
 	// {port}-{sandbox}.{domain}; empty leaves them to their own setting.

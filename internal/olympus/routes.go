@@ -62,6 +62,12 @@ var routes = []route{
 	{"GET", "/sandboxes/{sandboxID}/logs", tenant.Reader, (*Server).logsV1},
 	{"GET", "/v2/sandboxes/{sandboxID}/logs", tenant.Reader, (*Server).logsV2},
 
+	{"POST", "/secrets", tenant.Developer, (*Server).createSecret},
+	{"GET", "/secrets", tenant.Reader, (*Server).listSecrets},
+	{"GET", "/secrets/{secretID}", tenant.Reader, (*Server).getSecret},
+	{"POST", "/secrets/{secretID}", tenant.Developer, (*Server).updateSecret},
+	{"DELETE", "/secrets/{secretID}", tenant.Developer, (*Server).deleteSecret},
+
 	{"GET", "/templates", tenant.Reader, (*Server).listTemplates},
 	{"GET", "/teams", tenant.Reader, (*Server).listTeams},
 	{"GET", "/nodes", tenant.Operator, (*Server).listNodes},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
+	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
 )
@@ -41,6 +42,10 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 	s := &Stack{DB: db, Node: NewNode("one", db.Registry(), db.Queue()), Keys: map[string]string{}}
 	s.Fleet = Fleet{"one": s.Node}
 	s.addKeys(t)
+	key, err := secret.LoadKey(filepath.Join(t.TempDir(), "secrets.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	cfg := olympus.Config{
 		Registry: db.Registry(), Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
 		Templates: Templates{
@@ -48,6 +53,7 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 			"tiny": {ID: "tinytemplateid000000", BuildID: "b2", Names: []string{"tiny"}},
 		},
 		Domain: "sb.test:8443", Version: "test", CanPause: true,
+		Secrets: secret.NewVault(db.Secrets(), key),
 	}
 	if change != nil {
 		change(&cfg, s.Node)

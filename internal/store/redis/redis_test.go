@@ -5,9 +5,11 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/storetest"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
 	"github.com/tartarus-sandbox/tartarus/internal/themis"
+	"github.com/tartarus-sandbox/tartarus/internal/volume"
 )
 
 var (
@@ -16,12 +18,16 @@ var (
 	_ acheron.Operator = (*Queue)(nil)
 	_ themis.Store     = (*Policies)(nil)
 	_ tenant.Store     = (*Keys)(nil)
+	_ secret.Store     = (*Secrets)(nil)
+	_ volume.Store     = (*Volumes)(nil)
 )
 
 func registryOf(db *DB) hades.Registry    { return db.Registry() }
 func queueOf(db *DB) storetest.QueueStore { return db.Queue() }
 func policiesOf(db *DB) themis.Store      { return db.Policies() }
 func keysOf(db *DB) tenant.Store          { return db.Keys() }
+func secretsOf(db *DB) secret.Store       { return db.Secrets() }
+func volumesOf(db *DB) volume.Store       { return db.Volumes() }
 
 // subject makes a factory for one seam on a server. A crash is the server's: it is killed and started again.
 func subject[T any](s *server, part func(*DB) T) storetest.Factory[T] {
@@ -41,6 +47,8 @@ func TestSuites(t *testing.T) {
 	t.Run("queue", func(t *testing.T) { storetest.Queue(t, subject(s, queueOf)) })
 	t.Run("policies", func(t *testing.T) { storetest.Policies(t, subject(s, policiesOf)) })
 	t.Run("keys", func(t *testing.T) { storetest.Keys(t, subject(s, keysOf)) })
+	t.Run("secrets", func(t *testing.T) { storetest.Secrets(t, subject(s, secretsOf)) })
+	t.Run("volumes", func(t *testing.T) { storetest.Volumes(t, subject(s, volumesOf)) })
 }
 
 // TestShards runs the registry's suite spread over several tags.

@@ -58,6 +58,10 @@ var (
 	putKeyScript    = load(true, "put_key")
 	removeKeyScript = load(true, "remove_key")
 
+	putNamedScript    = load(true, "put_named")
+	getNamedScript    = load(false, "get_named")
+	removeNamedScript = load(true, "remove_named")
+
 	putPolicyScript    = load(true, "put_policy")
 	getPolicyScript    = load(false, "get_policy")
 	listPoliciesScript = load(false, "list_policies")

@@ -45,6 +45,10 @@ CREATE TABLE policies (
 CREATE TABLE keys (
 	id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL, created_at INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE journal (n INTEGER PRIMARY KEY, id TEXT NOT NULL, record BLOB);
+`, `
+CREATE TABLE named (
+	kind TEXT NOT NULL, tenant TEXT NOT NULL, name TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL,
+	PRIMARY KEY (kind, tenant, name), UNIQUE (kind, tenant, id)) WITHOUT ROWID;
 `}
 
 // migrate brings the schema up to date, one transaction per step.

@@ -9,9 +9,11 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/storetest"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
 	"github.com/tartarus-sandbox/tartarus/internal/themis"
+	"github.com/tartarus-sandbox/tartarus/internal/volume"
 )
 
 var (
@@ -20,6 +22,8 @@ var (
 	_ acheron.Operator = (*Queue)(nil)
 	_ themis.Store     = (*Policies)(nil)
 	_ tenant.Store     = (*Keys)(nil)
+	_ secret.Store     = (*Secrets)(nil)
+	_ volume.Store     = (*Volumes)(nil)
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -77,4 +81,12 @@ func TestKeys(t *testing.T) {
 
 func TestJournal(t *testing.T) {
 	storetest.Journal(t, subject(func(db *DB) storetest.Journaler { return db.Journal() }))
+}
+
+func TestSecrets(t *testing.T) {
+	storetest.Secrets(t, subject(func(db *DB) secret.Store { return db.Secrets() }))
+}
+
+func TestVolumes(t *testing.T) {
+	storetest.Volumes(t, subject(func(db *DB) volume.Store { return db.Volumes() }))
 }
