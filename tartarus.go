@@ -71,11 +71,18 @@ type Network struct {
 	HTTPSPorts      []int  `json:"httpsPorts,omitempty"`
 }
 
-// Lifecycle says what happens when the time is up.
+// Lifecycle says what happens when the time is up, and how it ends.
 type Lifecycle struct {
 	PauseOnTimeout bool `json:"pauseOnTimeout,omitempty"`
 	PauseMemory    bool `json:"pauseMemory,omitempty"` // keep memory, not only the disk
 	AutoResume     bool `json:"autoResume,omitempty"`
+	// Grace is how long the guest has to end in good order, whoever ends it. Nil leaves it to the template and the node.
+	Grace *time.Duration `json:"grace,omitempty"`
+	// Checkpoint and ExportLogs are done before it is killed, whoever ends it.
+	Checkpoint bool `json:"checkpoint,omitempty"`
+	ExportLogs bool `json:"exportLogs,omitempty"`
+	// Awake keeps it from being hibernated, however idle it is.
+	Awake bool `json:"awake,omitempty"`
 }
 
 // Sandbox is one isolated environment, as the node that owns it last described it.
@@ -91,6 +98,7 @@ type Sandbox struct {
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	Deadline  time.Time `json:"deadline,omitzero"` // when its time is up
 	EndedAt   time.Time `json:"endedAt,omitzero"`
+	Ending    *Ending   `json:"ending,omitempty"` // a termination that is pending, or the one that ended it; replaced, never changed
 	// Revision counts changes; stores compare it before they set.
 	Revision int64 `json:"revision"`
 }

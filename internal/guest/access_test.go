@@ -37,6 +37,7 @@ func TestAccessTable(t *testing.T) {
 		"POST /files/compose":              {401, 401, 400},
 		"POST /init":                       {404, 404, 404},
 		"POST /shutdown":                   {404, 404, 404},
+		"POST /terminate":                  {404, 404, 404},
 		"GET /logs":                        {404, 404, 404},
 		"GET /tunnel":                      {404, 404, 404},
 		"GET /nothing":                     {401, 401, 404},

@@ -82,6 +82,7 @@ type Agent struct {
 
 	initialising sync.Mutex // one init at a time
 	guest        system.Guest
+	terminating  sync.Mutex // one termination at a time
 
 	metering sync.Mutex
 	lastCPU  cpuTimes

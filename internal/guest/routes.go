@@ -34,6 +34,7 @@ func (a *Agent) table() []route {
 		{"POST /files/compose", token, a.files.Compose},
 		{"POST /init", host, a.init},
 		{"POST /shutdown", host, a.shutdown},
+		{"POST /terminate", host, a.terminate},
 		{"GET /logs", host, a.logs},
 		{"GET /tunnel", host, a.tunnel},
 		calls(processconnect.NewProcessHandler(process.Service{Manager: a.processes}, a.connectOptions()...)),

@@ -27,9 +27,11 @@ import (
 
 // The bodies of host-only routes, under the names callers know them by.
 type (
-	Init     = hostapi.Init
-	Metrics  = hostapi.Metrics
-	LogEntry = hostapi.LogEntry
+	Init       = hostapi.Init
+	Metrics    = hostapi.Metrics
+	LogEntry   = hostapi.LogEntry
+	Terminate  = hostapi.Terminate
+	Terminated = hostapi.Terminated
 )
 
 // Config says where the agent is. Either Addr is set, for a node that reaches the guest's address itself, or BaseURL, for
@@ -176,6 +178,13 @@ func (c *Client) Shutdown(ctx context.Context, grace time.Duration) ([]int, erro
 	var out hostapi.Alive
 	err := c.call(ctx, http.MethodPost, "/shutdown", hostapi.Shutdown{GraceMs: grace.Milliseconds()}, &out)
 	return out.Alive, err
+}
+
+// Terminate runs the guest's hooks and asks everyone in it to end. It returns when they have or when their grace is over; nothing is killed. An
+// agent that is older than this route is tartarus.NotFound.
+func (c *Client) Terminate(ctx context.Context, in Terminate) (Terminated, error) {
+	var out Terminated
+	return out, c.call(ctx, http.MethodPost, "/terminate", in, &out)
 }
 
 // maxLogLine bounds one line of a journal: 2 KiB of message, all of it escaped, and its fields.

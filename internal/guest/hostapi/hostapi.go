@@ -6,7 +6,7 @@ import "time"
 
 // Paths are the first elements of the paths of all these routes. Whoever carries traffic from elsewhere to the agent comes from the host too, and must
 // not let them through.
-var Paths = []string{"init", "logs", "shutdown", "tunnel"}
+var Paths = []string{"init", "logs", "shutdown", "terminate", "tunnel"}
 
 // Init tells a guest who it is. What is empty changes nothing, except AccessToken.
 type Init struct {
@@ -34,6 +34,30 @@ type Shutdown struct {
 type Alive struct {
 	Alive []int `json:"alive"`
 }
+
+// Terminate is the body of POST /terminate: the sandbox is about to end. Hooks run, then everyone gets SIGTERM; the answer comes when nobody is left or the
+// grace is over. Nothing is killed, because the termination may still be cancelled.
+type Terminate struct {
+	GraceMs int64  `json:"graceMs"`
+	Reason  string `json:"reason"`
+	// HooksOnly sends no SIGTERM: a checkpoint is to hold the processes as they are.
+	HooksOnly bool `json:"hooksOnly,omitempty"`
+}
+
+// Terminated is its answer.
+type Terminated struct {
+	Alive []int  `json:"alive"` // processes that did not end
+	Hooks []Hook `json:"hooks"` // in the order in which they ran
+}
+
+// Hook is how an executable of HooksDir did.
+type Hook struct {
+	Name  string `json:"name"`
+	Error string `json:"error,omitempty"` // empty when it ended with status 0
+}
+
+// HooksDir is where, in the guest, executables lie that run before it ends: as root, in the order of their names.
+const HooksDir = "/etc/tartarus/hooks/terminate.d"
 
 // LogEntry is one line of GET /logs.
 type LogEntry struct {

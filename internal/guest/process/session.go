@@ -131,6 +131,12 @@ func (m *Manager) Shutdown(ctx context.Context, grace time.Duration) []int {
 	return m.end(context.WithoutCancel(ctx), unix.SIGKILL, killWait)
 }
 
+// Terminate asks every process in the guest to end with SIGTERM, waits for at most grace, and returns the numbers of those that live all the same.
+// Nothing is killed.
+func (m *Manager) Terminate(ctx context.Context, grace time.Duration) []int {
+	return m.end(ctx, unix.SIGTERM, grace)
+}
+
 // killWait is how long the kernel gets to take killed processes away; one in uninterruptible sleep
 // may need longer, and is then reported.
 const killWait = 2 * time.Second
