@@ -24,6 +24,11 @@ func (a *Agent) Pause(ctx context.Context, id string, healthy bool) (tartarus.Sa
 	if err != nil {
 		return tartarus.Sandbox{}, err
 	}
+	return a.pauseFor(ctx, h, healthy, "", "")
+}
+
+// pauseFor is Pause with the reason why, where it was not simply asked for. One that is hibernated keeps its deadline: asleep or not, its time runs.
+func (a *Agent) pauseFor(ctx context.Context, h *held, healthy bool, reason tartarus.Reason, message string) (tartarus.Sandbox, error) {
 	h.op.Lock()
 	defer h.op.Unlock()
 	if healthy {
@@ -31,7 +36,7 @@ func (a *Agent) Pause(ctx context.Context, id string, healthy bool) (tartarus.Sa
 			return h.sandbox(), err
 		}
 	}
-	sb, err := h.change(func(sb *tartarus.Sandbox) error { return sb.Transition(tartarus.Pausing, "", "") })
+	sb, err := h.change(func(sb *tartarus.Sandbox) error { return sb.Transition(tartarus.Pausing, reason, message) })
 	if err != nil {
 		return sb, err
 	}
@@ -78,7 +83,9 @@ func (a *Agent) sleep(ctx context.Context, h *held) error {
 	h.saved = dir
 	h.mu.Unlock()
 	if _, err := h.change(func(sb *tartarus.Sandbox) error {
-		sb.Deadline = time.Time{} // a paused sandbox waits for as long as nobody kills it
+		if sb.Reason != tartarus.ReasonIdle {
+			sb.Deadline = time.Time{} // a paused sandbox waits for as long as nobody kills it
+		}
 		return sb.Transition(tartarus.Paused, "", "")
 	}); err != nil {
 		return err
@@ -124,7 +131,10 @@ func (a *Agent) wakeAgain(ctx context.Context, h *held, cause error) error {
 	h.mu.Unlock()
 	err := m.Resume(ctx)
 	if err == nil {
-		_, err = h.change(func(sb *tartarus.Sandbox) error { sb.Phase = tartarus.Running; return nil })
+		_, err = h.change(func(sb *tartarus.Sandbox) error {
+			sb.Phase, sb.Reason, sb.Message = tartarus.Running, "", ""
+			return nil
+		})
 	}
 	if err != nil {
 		err = errors.Join(err, a.end(ctx, h, tartarus.Failed, tartarus.ReasonCrashed, "it did not run on after a snapshot that failed: "+cause.Error()))
@@ -238,7 +248,7 @@ func (a *Agent) bringAlive(ctx context.Context, h *held, t Template, m vmm.Machi
 		if sb.StartedAt.IsZero() {
 			sb.StartedAt = now
 		}
-		sb.Deadline = now.Add(timeout)
+		sb.Deadline, sb.Reason, sb.Message = now.Add(timeout), "", ""
 		return sb.Transition(tartarus.Running, "", "")
 	}); err != nil {
 		return err
