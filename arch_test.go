@@ -65,6 +65,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/vmm/gvisor", "internal/vmm/cgroup", "limits"},
 	{"internal/vmm/gvisor", "internal/vmm/process", "sandbox processes are held by descriptor"},
 	{"internal/vmm/gvisor", "internal/vmm/manifest", "what a snapshot is and fits"},
+	{"internal/vmm/gvisor", "internal/vmm/netns", "sandbox processes are started in their slot's namespace"},
 	{"internal/vmm/gvisor/sandbox", "internal/vmm/gvisor", "the floor of benchmarks and the test program boot through it"},
 	{"internal/vmm/fake", "internal/vmm", "adapter of the seam"},
 	{"internal/vmm/vmmtest", "internal/vmm", "the conformance suite of the seam"},

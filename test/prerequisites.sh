@@ -5,6 +5,7 @@ set -euo pipefail
 # command or file that shows a package is there : package
 want=(
   git:git make:make gcc:gcc curl:curl
+  as:binutils                      # assembles the guest that virtual machine monitors are tested with
   mmdebstrap:mmdebstrap            # builds the base template
   redis-server:redis-server        # the Redis stores are tested against the real one
   python3:python3 node:nodejs npm:npm # run the published SDKs

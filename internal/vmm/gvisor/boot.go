@@ -24,6 +24,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/cgroup"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/manifest"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/netns"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
@@ -188,7 +189,7 @@ func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config) (device *o
 func (d *Driver) launch(m *machine, c vmm.Config, p *sandboxProcess, group *os.File) (device *os.File, err error) {
 	var ns *os.File
 	if c.Interface == nil {
-		ns, err = empty.open()
+		ns, err = netns.Empty()
 	} else if ns, err = os.Open(c.Interface.NetNS); err == nil {
 		defer ns.Close()
 	}
@@ -199,7 +200,7 @@ func (d *Driver) launch(m *machine, c vmm.Config, p *sandboxProcess, group *os.F
 		p.cmd.SysProcAttr.UseCgroupFD = true
 		p.cmd.SysProcAttr.CgroupFD = int(group.Fd())
 	}
-	err = inNetNS(ns, func() error {
+	err = netns.In(ns, func() error {
 		if c.Interface != nil {
 			if device, err = openDevice(c.Interface); err != nil {
 				return err

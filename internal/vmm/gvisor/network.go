@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
-	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,62 +17,6 @@ import (
 
 // guestDevice is what the guest calls its network device.
 const guestDevice = "eth0"
-
-// emptyNS holds a network namespace with nothing in it, for guests without a network. Making a namespace takes the
-// kernel's global network lock, so it is made once and shared: nothing in it can carry a packet.
-type emptyNS struct {
-	once sync.Once
-	file *os.File
-	err  error
-}
-
-// empty belongs to the program: it lives as long, and no driver can change it.
-var empty emptyNS
-
-func (e *emptyNS) open() (*os.File, error) {
-	e.once.Do(func() {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // never unlocked: the thread, now in the wrong namespace, ends with this function
-			if e.err = unix.Unshare(unix.CLONE_NEWNET); e.err == nil {
-				e.file, e.err = os.Open("/proc/thread-self/ns/net")
-			}
-		}()
-		<-done
-	})
-	if e.err != nil {
-		return nil, fmt.Errorf("make empty network namespace: %w", e.err)
-	}
-	return e.file, nil
-}
-
-// inNetNS runs f on a thread that is in the network namespace ns.
-func inNetNS(ns *os.File, f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			result <- err
-			return
-		}
-		defer home.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			result <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		err = f()
-		// A thread that cannot go back must not serve anybody else: without the unlock it ends here.
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		result <- err
-	}()
-	return <-result
-}
 
 // openDevice opens a packet socket on the slot's device, in whose namespace the calling thread must be. The guest's
 // address is taken off the device: two network stacks must not answer for it.
