@@ -77,6 +77,8 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/store/...", "internal/themis", "adapter of the seam"},
 	{"internal/store/...", "internal/secret", "adapter of the seam"},
 	{"internal/store/...", "internal/volume", "adapter of the seam"},
+	{"internal/store/...", "internal/snapshot", "adapter of the seam"},
+	{"internal/store/s3/s3test", "internal/store/s3", "a real server for tests of the store and of snapshots"},
 
 	{"internal/guest/...", "internal/guest/...", "one agent in several parts"},
 	{"internal/guest/...", "api/gen/...", "the agent speaks the wire"},
@@ -89,6 +91,7 @@ var forbidden = []struct{ prefix, except, reason string }{
 	{"gvisor.dev/gvisor", "internal/vmm/gvisor", "31 MB and minutes of compiling: only the driver may pull it in"},
 	{"modernc.org/sqlite", "internal/store/sqlite", "a store's library stays behind its seam"},
 	{"github.com/redis/go-redis", "internal/store/redis", "a store's library stays behind its seam"},
+	{"github.com/aws/aws-sdk-go-v2", "internal/store/s3", "a store's library stays behind its seam"},
 	{"github.com/google/nftables", "internal/network", "one owner of the packet filter"},
 	{"github.com/spf13/cobra", "internal/cli", "verbs live in the command line"},
 }

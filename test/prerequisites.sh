@@ -23,7 +23,20 @@ getent hosts sandbox.tartarus.localhost >/dev/null 2>&1 || missing+=(libnss-myho
 
 command -v go >/dev/null 2>&1 || { echo "go is missing: install Go 1.26 or later from https://go.dev/dl" >&2; exit 1; }
 
-[ ${#missing[@]} -gt 0 ] || exit 0
+
+# A real S3 server, for tests of the object store. Pinned, built from source, into the folder where go install puts programs.
+s3_server=github.com/versity/versitygw/cmd/versitygw@v1.8.0
+command -v versitygw >/dev/null 2>&1 || [ -x "$(go env GOPATH)/bin/versitygw" ] || s3_missing=yes
+if [ "${s3_missing:-no}" = yes ] && [ "${1:-}" = --install ]; then
+  echo "installing: $s3_server" >&2
+  (cd / && CGO_ENABLED=0 go install "$s3_server")
+  s3_missing=no
+fi
+
+if [ ${#missing[@]} -eq 0 ]; then
+  [ "${s3_missing:-no}" = no ] || echo "no S3 server: tests of the object store are skipped; test/prerequisites.sh --install installs one" >&2
+  exit 0
+fi
 if [ "${1:-}" != --install ]; then
   echo "missing packages: ${missing[*]}" >&2
   echo "install them: sudo apt-get install ${missing[*]}" >&2

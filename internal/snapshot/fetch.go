@@ -1,0 +1,158 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tartarus-sandbox/tartarus"
+)
+
+// packedMost bounds what is read as a packed chunk: zstd adds less than 1 % and a header to what it cannot pack.
+const packedMost = ChunkSize + ChunkSize/64 + 1024
+
+// Get holds a snapshot for somebody who restores from it: the one on this machine, else a copy fetched from the object store. Whatever was
+// fetched has been compared with its digests. The release must be called once.
+func (s *Store) Get(ctx context.Context, id string) (Snapshot, func(), error) {
+	snap, release, err := s.Hold(id)
+	if !tartarus.Is(err, tartarus.NotFound) || s.cfg.Blobs == nil || !tartarus.ValidID(id) {
+		return snap, release, err
+	}
+	if err := s.fetch(ctx, id); err != nil {
+		return Snapshot{}, nil, fmt.Errorf("fetch snapshot %s: %w", id, err)
+	}
+	return s.Hold(id)
+}
+
+// fetch copies a snapshot from the object store. Of two at once the second finds the first one's.
+func (s *Store) fetch(ctx context.Context, id string) error {
+	m, err := s.copied(ctx, id)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(s.tmp(), id+"-")
+	if err != nil {
+		return err
+	}
+	err = s.download(ctx, m, filepath.Join(tmp, "files"))
+	if err == nil {
+		_, err = s.place(m, tmp)
+	}
+	if err != nil {
+		if rmErr := os.RemoveAll(tmp); rmErr != nil {
+			return errors.Join(err, rmErr)
+		}
+		if tartarus.Is(err, tartarus.Conflict) {
+			return nil
+		}
+		return err
+	}
+	s.note(id, func(p *Progress) { *p = Progress{State: StateCopied, Done: m.held(), Total: m.held()} })
+	return nil
+}
+
+// copied reads a manifest from the object store.
+func (s *Store) copied(ctx context.Context, id string) (Manifest, error) {
+	for _, kind := range []Kind{Named, Sandbox} {
+		b, err := s.blob(ctx, manifestBlob(kind, id), manifestMost)
+		if tartarus.Is(err, tartarus.NotFound) {
+			continue
+		}
+		if err != nil {
+			return Manifest{}, err
+		}
+		m, err := decodeManifest(id, b)
+		if err == nil && !m.Hashed {
+			err = tartarus.Errorf(tartarus.Corrupt, "manifest of snapshot %s has no digests", id)
+		}
+		return m, err
+	}
+	return Manifest{}, tartarus.Errorf(tartarus.NotFound, "snapshot %s not found", id)
+}
+
+// blob reads a whole blob of at most so many bytes.
+func (s *Store) blob(ctx context.Context, name string, most int64) ([]byte, error) {
+	r, err := s.cfg.Blobs.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if int64(len(b)) > most {
+		return nil, tartarus.Errorf(tartarus.Corrupt, "%s is longer than anything stored there", name)
+	}
+	return b, nil
+}
+
+// download writes the files of a manifest, each chunk once its digest is right, and makes them durable.
+func (s *Store) download(ctx context.Context, m Manifest, dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for _, file := range m.Files {
+		f, err := os.OpenFile(filepath.Join(dir, file.Name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return errors.Join(err, g.Wait())
+		}
+		defer f.Close()
+		if err := f.Truncate(file.Size); err != nil { // holes stay holes
+			return errors.Join(err, g.Wait())
+		}
+		at := int64(0)
+		for i, c := range file.Chunks {
+			from := at
+			at += c.Size
+			if c.Sum == "" {
+				continue
+			}
+			g.Go(func() error {
+				if err := s.downloadChunk(gctx, f, from, c); err != nil {
+					return fmt.Errorf("chunk %d of %s: %w", i, file.Name, err)
+				}
+				return nil
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return syncFolder(ctx, dir)
+}
+
+func (s *Store) downloadChunk(ctx context.Context, f io.WriterAt, at int64, c Chunk) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	packed, err := s.blob(ctx, chunkName(c.Sum), packedMost)
+	if tartarus.Is(err, tartarus.NotFound) {
+		return tartarus.Errorf(tartarus.Corrupt, "it is missing from the object store")
+	}
+	if err != nil {
+		return err
+	}
+	dec, err := decoder()
+	if err != nil {
+		return err
+	}
+	b, _ := pool.Get().(*buffers)
+	defer pool.Put(b)
+	plain, err := dec.DecodeAll(packed, b.plain[:0])
+	if err != nil {
+		return tartarus.Errorf(tartarus.Corrupt, "it cannot be unpacked: %w", err)
+	}
+	if int64(len(plain)) != c.Size || digest(plain) != c.Sum {
+		return tartarus.Errorf(tartarus.Corrupt, "it is not what was stored")
+	}
+	_, err = f.WriteAt(plain, at)
+	return err
+}

@@ -1,0 +1,274 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tartarus-sandbox/tartarus"
+)
+
+// Where things are in the object store. A chunk is there once, whoever has it; a manifest only when all its chunks are.
+const (
+	chunkPrefix    = "chunks/"
+	manifestPrefix = "snapshots/"
+)
+
+func chunkName(sum string) string { return chunkPrefix + sum[:2] + "/" + sum }
+
+func manifestBlob(kind Kind, id string) string {
+	return manifestPrefix + string(kind) + "/" + id + ".json"
+}
+
+const (
+	// queued bounds the list of snapshots whose digests or copies are wanted at once; what does not fit in is found by the next look.
+	queued = 1024
+	// lookEvery is how often Run looks for what was left undone: a full queue, an object store that was away.
+	lookEvery = time.Minute
+	// parallel is how many chunks are on their way at once. Each takes two buffers of a chunk.
+	parallel = 4
+	// refreshAge is when a chunk that is already there is stored again, so that a collection that has just found it without a reference does
+	// not take it away. It is well under collectAge.
+	refreshAge = 6 * time.Hour
+)
+
+// Progress says how far a snapshot's copy is.
+type Progress struct {
+	State string `json:"state"` // local, hashing, copying, copied or failed
+	Done  int64  `json:"done"`  // bytes of chunks that the object store has
+	Total int64  `json:"total"`
+	Sent  int64  `json:"sent"` // bytes that went over the wire, compressed
+	Error string `json:"error,omitempty"`
+}
+
+// The states of Progress.
+const (
+	StateLocal   = "local"
+	StateHashing = "hashing"
+	StateCopying = "copying"
+	StateCopied  = "copied"
+	StateFailed  = "failed"
+)
+
+// Progress returns how far the copy of a snapshot is.
+func (s *Store) Progress(id string) Progress {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.known[id]; ok && e.progress.State != "" {
+		return e.progress
+	}
+	return Progress{State: StateLocal}
+}
+
+func (s *Store) note(id string, f func(*Progress)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.known[id]; ok {
+		f(&e.progress)
+	}
+}
+
+// want asks Run to look at a snapshot soon.
+func (s *Store) want(id string) {
+	select {
+	case s.todo <- id:
+	default:
+	}
+}
+
+// Run completes snapshots in the background: digests, and copies where there is an object store. It returns nil when ctx ends; what was
+// under way is taken up by the next Run, which sends only what is not there yet.
+func (s *Store) Run(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	s.wantAll()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case id := <-s.todo:
+			if err := s.complete(ctx, id); err != nil && ctx.Err() == nil && !tartarus.Is(err, tartarus.NotFound) {
+				s.note(id, func(p *Progress) { p.State, p.Error = StateFailed, err.Error() })
+				s.log.Warn("snapshot not copied", "snapshot", id, "error", err)
+			}
+		case <-tick.C:
+			s.wantAll()
+		}
+	}
+}
+
+func (s *Store) wantAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, e := range s.known {
+		done := e.progress.State == StateCopied || s.cfg.Blobs == nil && e.snap.Hashed
+		if !done && !e.doomed && !e.snap.Scratch {
+			s.want(id)
+		}
+	}
+}
+
+// complete hashes and copies one snapshot.
+func (s *Store) complete(ctx context.Context, id string) error {
+	s.note(id, func(p *Progress) { p.State = StateHashing })
+	snap, err := s.Hash(ctx, id)
+	if err != nil {
+		return err
+	}
+	if s.cfg.Blobs == nil || snap.Kind == Template {
+		s.note(id, func(p *Progress) { p.State = StateLocal })
+		return nil
+	}
+	return s.Upload(ctx, id)
+}
+
+// Upload copies a snapshot into the object store. It sends only chunks that are not there, so that one that was interrupted goes on where it was. The
+// local snapshot is read and otherwise left alone.
+func (s *Store) Upload(ctx context.Context, id string) error {
+	if s.cfg.Blobs == nil {
+		return tartarus.Errorf(tartarus.Unsupported, "there is no object store")
+	}
+	if _, err := s.Hash(ctx, id); err != nil {
+		return err
+	}
+	snap, release, err := s.Hold(id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	s.note(id, func(p *Progress) { *p = Progress{State: StateCopying, Total: snap.held()} })
+	if err := s.uploadChunks(ctx, snap); err != nil {
+		return fmt.Errorf("copy snapshot %s: %w", id, err)
+	}
+	if err := s.uploadManifest(ctx, id); err != nil {
+		return fmt.Errorf("copy snapshot %s: %w", id, err)
+	}
+	s.note(id, func(p *Progress) { p.State, p.Error = StateCopied, "" })
+	return nil
+}
+
+// held is how many bytes are in chunks that are no holes.
+func (m Manifest) held() (n int64) {
+	for _, f := range m.Files {
+		for _, c := range f.Chunks {
+			if c.Sum != "" {
+				n += c.Size
+			}
+		}
+	}
+	return n
+}
+
+// uploadManifest writes the manifest as it is now, unless the snapshot was removed meanwhile.
+func (s *Store) uploadManifest(ctx context.Context, id string) error {
+	s.mu.Lock()
+	e, ok := s.known[id]
+	if !ok || e.doomed {
+		s.mu.Unlock()
+		return tartarus.Errorf(tartarus.NotFound, "snapshot %s was removed", id)
+	}
+	m := e.snap.Manifest
+	s.mu.Unlock()
+	b, err := m.encode()
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Blobs.Put(ctx, manifestBlob(m.Kind, id), bytes.NewReader(b)); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	gone := s.known[id] != e || e.doomed
+	s.mu.Unlock()
+	if gone {
+		_, err := s.removeCopy(context.WithoutCancel(ctx), id)
+		return errors.Join(err, tartarus.Errorf(tartarus.NotFound, "snapshot %s was removed", id))
+	}
+	return nil
+}
+
+func (s *Store) uploadChunks(ctx context.Context, snap Snapshot) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	var sent atomic.Int64
+	for _, file := range snap.Files {
+		f, err := os.Open(filepath.Join(snap.Dir(), file.Name))
+		if err != nil {
+			return errors.Join(err, g.Wait())
+		}
+		defer f.Close()
+		at := int64(0)
+		for i, c := range file.Chunks {
+			from := at
+			at += c.Size
+			if c.Sum == "" {
+				continue
+			}
+			g.Go(func() error {
+				n, err := s.uploadChunk(ctx, f, from, c)
+				if err != nil {
+					return fmt.Errorf("chunk %d of %s: %w", i, file.Name, err)
+				}
+				total := sent.Add(n)
+				s.note(snap.ID, func(p *Progress) { p.Done += c.Size; p.Sent = max(p.Sent, total) })
+				return nil
+			})
+			if ctx.Err() != nil {
+				break
+			}
+		}
+	}
+	return g.Wait()
+}
+
+// buffers are reused from chunk to chunk: one for what is read, one for what it is packed into.
+type buffers struct{ plain, packed []byte }
+
+var (
+	pool    = sync.Pool{New: func() any { return &buffers{plain: make([]byte, ChunkSize)} }}
+	encoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(parallel), zstd.WithWindowSize(ChunkSize))
+	})
+	decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+		// What comes from an object store is not trusted before its digest is known: no frame may unpack to more than a chunk.
+		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(parallel), zstd.WithDecoderMaxMemory(ChunkSize))
+	})
+)
+
+// uploadChunk sends a chunk unless the store has it, and returns how many bytes went out.
+func (s *Store) uploadChunk(ctx context.Context, f io.ReaderAt, at int64, c Chunk) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	there, err := s.cfg.Blobs.Head(ctx, chunkName(c.Sum))
+	if err == nil && time.Since(there.Modified) < refreshAge {
+		return 0, nil
+	}
+	if err != nil && !tartarus.Is(err, tartarus.NotFound) {
+		return 0, err
+	}
+	b, _ := pool.Get().(*buffers)
+	defer pool.Put(b)
+	plain := b.plain[:c.Size]
+	if _, err := io.ReadFull(io.NewSectionReader(f, at, c.Size), plain); err != nil {
+		return 0, err
+	}
+	if digest(plain) != c.Sum {
+		return 0, tartarus.Errorf(tartarus.Corrupt, "it is damaged on this machine")
+	}
+	enc, err := encoder()
+	if err != nil {
+		return 0, err
+	}
+	b.packed = enc.EncodeAll(plain, b.packed[:0])
+	return int64(len(b.packed)), s.cfg.Blobs.Put(ctx, chunkName(c.Sum), bytes.NewReader(b.packed))
+}
