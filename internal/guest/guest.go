@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -36,6 +37,8 @@ type Config struct {
 	Root string
 	// Reap collects the orphans of the whole guest; for an agent that is init or a subreaper.
 	Reap bool
+	// Group is the control group of the guest's processes, where the agent itself is outside of it; nil where there is none.
+	Group *os.File
 	// JournalBytes bounds the log entries kept for the host.
 	JournalBytes int
 	// Kernel changes name, clock and randomness of the guest.
@@ -100,7 +103,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a.log = slog.New(handler)
 	a.settings = settings.New(account.NewBook(c.Root + "/etc"))
-	a.processes = process.New(process.Config{Settings: a.settings, Journal: a.journal, Log: a.log, Reap: c.Reap})
+	a.processes = process.New(process.Config{Settings: a.settings, Journal: a.journal, Log: a.log, Reap: c.Reap, Group: c.Group})
 	a.files = files.New(files.Config{Settings: a.settings, Log: a.log})
 	a.guest = system.Guest{Root: c.Root, Kernel: c.Kernel}
 	a.handler = a.routes()

@@ -19,6 +19,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/system"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/vmboot"
 )
 
 // gcPercent trades some processor time under load for a smaller agent: it is in every sandbox, and mostly idle.
@@ -26,6 +27,9 @@ const gcPercent = 50
 
 // Run serves until ctx ends.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if vmboot.First() {
+		return machine(ctx)
+	}
 	c := guest.Default()
 	flags := flag.NewFlagSet("tartarus-guest", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -44,10 +48,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		_, err := fmt.Fprintln(stdout, tartarus.AgentVersion)
 		return err
 	}
-	syscall.Umask(0o022)
-	// A log whose reader is gone must not end the agent. Ignoring the signal would be passed on to every process.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	debug.SetGCPercent(gcPercent)
+	settle()
 	c.Log = slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
 	if *mounts {
 		if err := system.Prepare(); err != nil {
@@ -64,4 +65,12 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	return agent.Run(ctx)
+}
+
+// settle makes this process one that lasts.
+func settle() {
+	syscall.Umask(0o022)
+	// A log whose reader is gone must not end the agent. Ignoring the signal would be passed on to every process.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	debug.SetGCPercent(gcPercent)
 }

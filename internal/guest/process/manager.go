@@ -23,7 +23,8 @@ type Config struct {
 	Log      *slog.Logger     // gets starts and ends
 	// Reap makes the Manager collect every dead child of the program, for an agent that is init or a
 	// subreaper. Nothing else in the program may have children then.
-	Reap bool
+	Reap  bool
+	Group *os.File // control group that processes start in; nil leaves them in the program's own
 }
 
 // Manager holds the processes that clients started. It is safe for concurrent use.
@@ -32,6 +33,7 @@ type Manager struct {
 	journal  *journal.Journal
 	log      *slog.Logger
 	reap     bool
+	group    *os.File
 	started  chan struct{} // wakes reapAll; holds at most one token
 
 	mu      sync.Mutex
@@ -47,7 +49,7 @@ type Manager struct {
 // New makes a Manager without processes. With Config.Reap, Run must run for processes to end.
 func New(c Config) *Manager {
 	return &Manager{
-		settings: c.Settings, journal: c.Journal, log: c.Log, reap: c.Reap, started: make(chan struct{}, 1),
+		settings: c.Settings, journal: c.Journal, log: c.Log, reap: c.Reap, group: c.Group, started: make(chan struct{}, 1),
 		running: make(map[int]*Process), live: make(map[*Process]struct{}), orphans: make(map[*os.File]struct{}),
 	}
 }
@@ -111,6 +113,7 @@ func (m *Manager) launch(p *Process, plan *spawn.Plan, w *spawn.Wires, timeout t
 		w.Close()
 		return tartarus.Errorf(tartarus.Unavailable, "the sandbox is shutting down")
 	}
+	plan.Group = m.group
 	pid, err := plan.Start(w)
 	if err != nil {
 		return err

@@ -23,6 +23,8 @@ type Plan struct {
 	args []string
 	env  []string
 	Dir  string
+
+	Group *os.File // control group to start in; nil is the caller's
 }
 
 // Prepare finds out whether and how a command can be started as u in dir. The variables of the later layers win.
@@ -119,6 +121,9 @@ func (p *Plan) Start(w *Wires) (int, error) {
 	attr := &syscall.ProcAttr{
 		Dir: p.Dir, Env: p.env, Files: w.child,
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: w.Terminal != nil, Ctty: 0},
+	}
+	if p.Group != nil {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(p.Group.Fd())
 	}
 	if os.Geteuid() == 0 {
 		attr.Sys.Credential = &syscall.Credential{Uid: p.user.UID, Gid: p.user.GID, Groups: p.user.Groups}
