@@ -3,6 +3,7 @@ package guest_test
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -76,56 +78,186 @@ func q(pairs ...string) string {
 	return "/files?" + v.Encode()
 }
 
-func TestPermissionsOfTheUser(t *testing.T) {
+// What the user may not do is done on the user's behalf, and is the user's then.
+func TestOnBehalfOfTheUser(t *testing.T) {
 	needRoot(t)
 	a := start(t)
 	secret := a.write(t, "secret", "s")
-	if err := os.Chmod(secret, 0o600); err != nil {
+	closed := filepath.Join(a.root, "closed")
+	if err := errors.Join(os.Chmod(secret, 0o640), os.Mkdir(closed, 0o700), os.Symlink("closed", a.root+"/link")); err != nil {
 		t.Fatal(err)
 	}
+	octet := []string{"Content-Type", "application/octet-stream"}
+	for _, path := range []string{secret, closed + "/x", closed + "/deep/er/y", a.root + "/link/z", a.root + "/link/also/z"} {
+		if status, _, answer := a.do(t, "POST", q("path", path), strings.NewReader("new "+path), octet...); status != 200 {
+			t.Errorf("write %s: %d %s", path, status, answer)
+			continue
+		}
+		if status, _, body := a.do(t, "GET", q("path", path), nil); status != 200 || body != "new "+path {
+			t.Errorf("read %s: %d %q", path, status, body)
+		}
+		owned(t, path, userID)
+	}
+	owned(t, closed, 0)
+	for _, dir := range []string{"/deep", "/deep/er", "/also"} {
+		owned(t, closed+dir, userID)
+	}
+	if st, err := os.Stat(secret); err != nil || st.Mode().Perm() != 0o640 {
+		t.Errorf("the mode of what was there: %v, %v", st.Mode(), err)
+	}
+	_, meta, _ := a.do(t, "POST", q("path", closed+"/m"), strings.NewReader("x"), append(octet, "X-Metadata-Who", "me")...)
+	if res, err := a.fs.Stat(t.Context(), as("user", &filesystempb.StatRequest{Path: closed + "/m"})); err != nil || res.Msg.GetEntry().GetOwner() != "user" {
+		t.Errorf("stat: %v, %v (%v)", res, err, meta)
+	}
+	for _, path := range []string{closed, closed + "/none/none"} {
+		if status, _, body := a.do(t, "GET", q("path", path), nil); status != 400 && status != 404 {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	if status, _, answer := a.do(t, "POST", q("path", closed), strings.NewReader("x"), octet...); status != 400 {
+		t.Errorf("write to a folder: %d %s", status, answer)
+	}
+	if status, _, answer := a.do(t, "POST", q("path", secret+"/x"), strings.NewReader("x"), octet...); status != 400 {
+		t.Errorf("write below a file: %d %s", status, answer)
+	}
+	// The agent's own permissions are as before.
+	if status, _, _ := a.do(t, "GET", q("path", secret, "username", "root"), nil); status != 200 {
+		t.Errorf("root afterwards: %d", status)
+	}
+}
+
+func owned(t *testing.T, path string, uid uint32) {
+	t.Helper()
+	st, err := os.Lstat(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if sys := st.Sys().(*syscall.Stat_t); sys.Uid != uid {
+		t.Errorf("%s belongs to %d, not %d", path, sys.Uid, uid)
+	}
+}
+
+func TestCallsOnBehalfOfTheUser(t *testing.T) {
+	needRoot(t)
+	a := start(t)
+	ctx := t.Context()
+	closed := filepath.Join(a.root, "closed")
+	for _, dir := range []string{closed, closed + "/sub", closed + "/away"} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.write(t, "closed/sub/f", "f")
+	part1, part2 := a.write(t, "closed/p1", "one "), a.write(t, "closed/p2", "two")
+	if res, err := a.fs.ListDir(ctx, as("user", &filesystempb.ListDirRequest{Path: closed, Depth: 2})); err != nil || len(res.Msg.GetEntries()) != 5 {
+		t.Errorf("list: %v, %v", res, err)
+	}
+	// A folder that can be read, with one in it that cannot.
+	if res, err := a.fs.ListDir(ctx, as("user", &filesystempb.ListDirRequest{Path: a.root, Depth: 2})); err != nil || !strings.Contains(res.Msg.String(), closed+"/sub") {
+		t.Errorf("list above: %v, %v", res, err)
+	}
+	if _, err := a.fs.MakeDir(ctx, as("user", &filesystempb.MakeDirRequest{Path: closed + "/a/b"})); err != nil {
+		t.Errorf("mkdir: %v", err)
+	}
+	owned(t, closed+"/a/b", userID)
+	if _, err := a.fs.MakeDir(ctx, as("user", &filesystempb.MakeDirRequest{Path: closed + "/sub"})); connect.CodeOf(err) != connect.CodeAlreadyExists {
+		t.Errorf("mkdir again: %v", err)
+	}
+	if res, err := a.fs.Move(ctx, as("user", &filesystempb.MoveRequest{Source: closed + "/sub", Destination: closed + "/new/place"})); err != nil || res.Msg.GetEntry().GetPath() != closed+"/new/place" {
+		t.Errorf("move: %v, %v", res, err)
+	}
+	owned(t, closed+"/new", userID)
+	if _, err := a.fs.Move(ctx, as("user", &filesystempb.MoveRequest{Source: closed + "/none", Destination: closed + "/x"})); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("move of nothing: %v", err)
+	}
+	body := fmt.Sprintf(`{"source_paths":[%q,%q],"destination":%q}`, part1, part2, closed+"/whole/one")
+	if status, _, answer := a.do(t, "POST", "/files/compose", strings.NewReader(body)); status != 200 || read(t, closed+"/whole/one") != "one two" {
+		t.Errorf("compose: %d %s", status, answer)
+	}
+	owned(t, closed+"/whole/one", userID)
+	if _, err := os.Stat(part1); !os.IsNotExist(err) {
+		t.Errorf("the part is there: %v", err)
+	}
+	watcher, err := a.fs.CreateWatcher(ctx, as("user", &filesystempb.CreateWatcherRequest{Path: closed, Recursive: true}))
+	if err != nil {
+		t.Fatalf("watch: %v", err)
+	}
+	a.write(t, "closed/new/place/seen", "x")
+	eventually(t, "the change is seen", func() bool {
+		res, err := a.fs.GetWatcherEvents(ctx, as("user", &filesystempb.GetWatcherEventsRequest{WatcherId: watcher.Msg.GetWatcherId()}))
+		return err == nil && strings.Contains(res.Msg.String(), "new/place/seen")
+	})
+	if _, err := a.fs.Remove(ctx, as("user", &filesystempb.RemoveRequest{Path: closed})); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if _, err := os.Stat(closed); !os.IsNotExist(err) {
+		t.Errorf("it is there: %v", err)
+	}
+}
+
+// Code inside cannot make the agent write, remove or give away what the user could not, by links that it lays in the client's way.
+func TestLinksLaidByTheUser(t *testing.T) {
+	needRoot(t)
+	a := start(t)
+	ctx := t.Context()
 	closed := filepath.Join(a.root, "closed")
 	if err := os.Mkdir(closed, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	victim := a.write(t, "closed/victim", "precious")
+	if err := os.Chmod(victim, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{"file": victim, "dir": closed, "new": closed + "/made", "dots": "../../closed", "self": "self"} {
+		if err := errors.Join(os.Symlink(to, a.home+"/"+name), os.Lchown(a.home+"/"+name, userID, userID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Link(victim, a.home+"/hard"); err != nil {
+		t.Fatal(err)
+	}
 	octet := []string{"Content-Type", "application/octet-stream"}
-	if status, _, _ := a.do(t, "GET", q("path", secret), nil); status != 403 {
-		t.Errorf("read: %d", status)
+	for _, name := range []string{"file", "dir/victim", "dir/x", "dir/deep/x", "new", "dots/victim", "hard"} {
+		if status, _, answer := a.do(t, "POST", q("path", name), strings.NewReader("evil"), octet...); status != 403 {
+			t.Errorf("write %s: %d %s", name, status, answer)
+		}
 	}
-	if status, _, _ := a.do(t, "POST", q("path", secret), strings.NewReader("x"), octet...); status != 403 {
-		t.Errorf("overwrite: %d", status)
+	if status, _, answer := a.do(t, "POST", q("path", "self"), strings.NewReader("x"), octet...); status != 400 {
+		t.Errorf("a link to itself: %d %s", status, answer)
 	}
-	if status, _, _ := a.do(t, "POST", q("path", closed+"/x"), strings.NewReader("x"), octet...); status != 403 {
-		t.Errorf("make: %d", status)
+	for _, name := range []string{"file", "dir/victim", "dots/victim"} {
+		if status, _, answer := a.do(t, "GET", q("path", name), nil); status != 403 {
+			t.Errorf("read %s: %d %s", name, status, answer)
+		}
 	}
-	ctx := t.Context()
 	calls := map[string]error{}
-	_, calls["list"] = a.fs.ListDir(ctx, as("user", &filesystempb.ListDirRequest{Path: closed}))
-	_, calls["stat"] = a.fs.Stat(ctx, as("user", &filesystempb.StatRequest{Path: closed + "/x"}))
-	_, calls["mkdir"] = a.fs.MakeDir(ctx, as("user", &filesystempb.MakeDirRequest{Path: closed + "/y"}))
-	_, calls["remove"] = a.fs.Remove(ctx, as("user", &filesystempb.RemoveRequest{Path: secret}))
-	_, calls["move"] = a.fs.Move(ctx, as("user", &filesystempb.MoveRequest{Source: secret, Destination: a.home + "/stolen"}))
-	_, calls["watch"] = a.fs.CreateWatcher(ctx, as("user", &filesystempb.CreateWatcherRequest{Path: closed}))
+	_, calls["list"] = a.fs.ListDir(ctx, as("user", &filesystempb.ListDirRequest{Path: "dir"}))
+	_, calls["stat"] = a.fs.Stat(ctx, as("user", &filesystempb.StatRequest{Path: "dir/victim"}))
+	_, calls["mkdir"] = a.fs.MakeDir(ctx, as("user", &filesystempb.MakeDirRequest{Path: "dir/y"}))
+	_, calls["remove"] = a.fs.Remove(ctx, as("user", &filesystempb.RemoveRequest{Path: "dir/victim"}))
+	_, calls["move from"] = a.fs.Move(ctx, as("user", &filesystempb.MoveRequest{Source: "dir/victim", Destination: "mine"}))
+	_, calls["move to"] = a.fs.Move(ctx, as("user", &filesystempb.MoveRequest{Source: "hard", Destination: "dir/hard"}))
+	_, calls["watch"] = a.fs.CreateWatcher(ctx, as("user", &filesystempb.CreateWatcherRequest{Path: "dir"}))
 	for name, err := range calls {
 		if connect.CodeOf(err) != connect.CodePermissionDenied {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// Root may, and a supplementary group counts.
-	if status, _, body := a.do(t, "GET", q("path", secret, "username", "root"), nil); status != 200 || body != "s" {
-		t.Errorf("root: %d %s", status, body)
+	body := `{"source_paths":["dir/victim"],"destination":"mine"}`
+	if status, _, answer := a.do(t, "POST", "/files/compose", strings.NewReader(body)); status != 403 {
+		t.Errorf("compose: %d %s", status, answer)
 	}
-	if err := os.Chown(closed, 0, 54400); err != nil {
-		t.Fatal(err)
+	if got := read(t, victim); got != "precious" {
+		t.Errorf("it was changed: %q", got)
 	}
-	if err := os.Chmod(closed, 0o770); err != nil {
-		t.Fatal(err)
+	owned(t, victim, 0)
+	if names, err := os.ReadDir(closed); err != nil || len(names) != 1 {
+		t.Errorf("left in the closed folder: %v, %v", names, err)
 	}
-	if status, _, answer := a.do(t, "POST", q("path", closed+"/x"), strings.NewReader("x"), octet...); status != 200 {
-		t.Errorf("by group: %d %s", status, answer)
-	}
-	// The agent is root again, whoever it acted for.
-	if status, _, _ := a.do(t, "GET", q("path", secret, "username", "root"), nil); status != 200 {
-		t.Errorf("root afterwards: %d", status)
+	// Removing a link removes the link, whoever may do what behind it.
+	if _, err := a.fs.Remove(ctx, as("user", &filesystempb.RemoveRequest{Path: "file"})); err != nil || read(t, victim) != "precious" {
+		t.Errorf("remove a link: %v", err)
 	}
 }
 

@@ -67,7 +67,7 @@ func becomesReady(ctx context.Context, guest *guestclient.Client, t Template) er
 	for pauseFor := firstReadyPause; ; pauseFor = min(2*pauseFor, lastReadyPause) {
 		cmd := inShell(t, t.ReadyCmd)
 		if until, ok := ctx.Deadline(); ok {
-			cmd.Timeout = time.Until(until) // nobody waits for it any longer
+			cmd.Timeout = time.Until(until) + time.Second // then nobody waits for it any more
 		}
 		var said tail
 		exit, err := guest.Run(ctx, cmd, nil, &said, &said)

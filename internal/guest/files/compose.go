@@ -81,43 +81,88 @@ func (s *Service) compose(h http.Header, sources []string, destination, username
 	return &written{Path: target, Name: filepath.Base(target), Type: "file", Metadata: meta}, nil
 }
 
-// join writes the parts one after the other beside target, and renames.
+// join writes the parts one after the other beside target, renames, and removes the parts.
 func join(u account.User, paths []string, target string, meta map[string]string) error {
-	return u.Act(func() error {
-		if st, err := os.Stat(target); err == nil && st.IsDir() {
-			return tartarus.Errorf(tartarus.Invalid, "path is a directory: %s", target)
+	if err := look(u, target, func() error { return noFolder(target) }); err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if err := look(u, path, func() error { return regular(path) }); err != nil {
+			return err
 		}
-		for _, path := range paths {
-			st, err := os.Stat(path)
-			if err != nil {
-				return notFound(path, err)
-			}
-			if !st.Mode().IsRegular() {
-				return tartarus.Errorf(tartarus.Invalid, "source path '%s' is not a regular file", path)
-			}
-		}
+	}
+	err := u.Act(func() error {
 		if err := makeParents(target); err != nil {
 			return err
 		}
-		stage, err := os.CreateTemp(filepath.Dir(target), ".compose-*")
-		if err != nil {
-			return err
-		}
-		defer os.Remove(stage.Name())
-		err = errors.Join(concat(stage, paths), stage.Chmod(0o644), writeMetadata(int(stage.Fd()), meta), stage.Close())
-		if err == nil {
-			err = os.Rename(stage.Name(), target)
-		}
-		if err != nil {
-			return err
-		}
-		for _, path := range paths {
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // a part may be named twice
-				return fmt.Errorf("remove part: %w", err)
-			}
-		}
-		return nil
+		return joinAt(paths, target, meta, nil)
 	})
+	if refused(u, err) {
+		err = joinFor(u, paths, target, meta)
+	}
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if err := remove(u, path); err != nil { // a part may be named twice
+			return fmt.Errorf("remove part: %w", err)
+		}
+	}
+	return nil
+}
+
+// joinFor joins on u's behalf.
+func joinFor(u account.User, paths []string, target string, meta map[string]string) error {
+	for _, path := range paths {
+		if !trusted(u, path) {
+			return tartarus.Errorf(tartarus.Forbidden, "source path '%s': permission denied", path)
+		}
+	}
+	at, err := reach(u, target, true, false)
+	if err != nil {
+		return err
+	}
+	defer at.close()
+	return plain(joinAt(paths, at.path(), meta, &u), target)
+}
+
+// joinAt makes the joined file appear at target, whole and with its owner.
+func joinAt(paths []string, target string, meta map[string]string, owner *account.User) error {
+	stage, err := os.CreateTemp(filepath.Dir(target), ".compose-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(stage.Name())
+	err = errors.Join(concat(stage, paths), stage.Chmod(0o644), writeMetadata(int(stage.Fd()), meta))
+	if err == nil && owner != nil {
+		err = stage.Chown(int(owner.UID), int(owner.GID))
+	}
+	if err := errors.Join(err, stage.Close()); err != nil {
+		return err
+	}
+	return os.Rename(stage.Name(), target)
+}
+
+func noFolder(path string) error {
+	st, err := os.Stat(path)
+	if err == nil && st.IsDir() {
+		return tartarus.Errorf(tartarus.Invalid, "path is a directory: %s", path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func regular(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return notFound(path, err)
+	}
+	if !st.Mode().IsRegular() {
+		return tartarus.Errorf(tartarus.Invalid, "source path '%s' is not a regular file", path)
+	}
+	return nil
 }
 
 func concat(out *os.File, paths []string) error {

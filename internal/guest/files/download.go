@@ -66,7 +66,7 @@ func (s *Service) open(r *http.Request) (*os.File, os.FileInfo, error) {
 		return nil, nil, err
 	}
 	var file *os.File
-	err = u.Act(func() (err error) {
+	err = look(u, path, func() (err error) {
 		// Not blocking: a pipe without a writer must not hold the request.
 		file, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		return err

@@ -1,6 +1,6 @@
 // Package files serves the guest's file system: the Connect service filesystem.Filesystem, and contents over
-// HTTP. Everything is done with the permissions of the user the client named, and contents are
-// streamed: no file is ever held in memory.
+// HTTP. Everything is done as the user the client named, or on that user's behalf, never at the bidding of what runs in the
+// guest; and contents are streamed: no file is ever held in memory.
 package files
 
 import (

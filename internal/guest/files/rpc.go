@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	"github.com/tartarus-sandbox/tartarus"
 	filesystempb "github.com/tartarus-sandbox/tartarus/api/gen/filesystem"
@@ -36,7 +37,7 @@ func (s *Service) Stat(_ context.Context, req *connect.Request[filesystempb.Stat
 		return nil, fault.Connect(err)
 	}
 	res := &filesystempb.StatResponse{}
-	err = u.Act(func() (err error) {
+	err = look(u, path, func() (err error) {
 		res.Entry, err = s.describe(path)
 		return err
 	})
@@ -53,29 +54,57 @@ func (s *Service) MakeDir(_ context.Context, req *connect.Request[filesystempb.M
 		return nil, fault.Connect(err)
 	}
 	res := &filesystempb.MakeDirResponse{}
-	err = u.Act(func() error {
-		st, err := os.Stat(path)
-		switch {
-		case err == nil && st.IsDir():
-			return &tartarus.Error{Kind: tartarus.Conflict, Code: fault.AlreadyExists, Message: fmt.Sprintf("directory already exists: %s", path)}
-		case err == nil:
-			return tartarus.Errorf(tartarus.Invalid, "path '%s' exists and is not a directory", path)
-		case !errors.Is(err, fs.ErrNotExist):
+	err = look(u, path, func() error { return vacant(path) })
+	if err == nil {
+		err = makeDir(u, path)
+	}
+	if err == nil {
+		err = look(u, path, func() (err error) {
+			res.Entry, err = s.describe(path)
 			return err
-		}
-		if err := makeParents(path); err != nil {
-			return err
-		}
-		if err := os.Mkdir(path, 0o755); err != nil {
-			return err
-		}
-		res.Entry, err = s.describe(path)
-		return err
-	})
+		})
+	}
 	if err != nil {
 		return nil, fault.Connect(err)
 	}
 	return connect.NewResponse(res), nil
+}
+
+// vacant returns why no folder can be made at path, where something is there.
+func vacant(path string) error {
+	st, err := os.Stat(path)
+	switch {
+	case err == nil && st.IsDir():
+		return &tartarus.Error{Kind: tartarus.Conflict, Code: fault.AlreadyExists, Message: fmt.Sprintf("directory already exists: %s", path)}
+	case err == nil:
+		return tartarus.Errorf(tartarus.Invalid, "path '%s' exists and is not a directory", path)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return err
+}
+
+// makeDir makes a folder and those above it, as u or on u's behalf.
+func makeDir(u account.User, path string) error {
+	err := u.Act(func() error {
+		if err := makeParents(path); err != nil {
+			return err
+		}
+		return os.Mkdir(path, 0o755)
+	})
+	if !refused(u, err) {
+		return err
+	}
+	at, err := reach(u, path, true, false)
+	if err != nil {
+		return err
+	}
+	defer at.close()
+	fd, err := mkdir(at, u)
+	if err == nil {
+		err = unix.Close(fd)
+	}
+	return err
 }
 
 // Move implements filesystemconnect.FilesystemHandler.
@@ -96,12 +125,17 @@ func (s *Service) Move(_ context.Context, req *connect.Request[filesystempb.Move
 		if err := makeParents(target); err != nil {
 			return err
 		}
-		if err := move(source, target); err != nil {
-			return err
-		}
-		res.Entry, err = s.describe(target)
-		return err
+		return move(source, target)
 	})
+	if refused(u, err) {
+		err = moveFor(u, source, target)
+	}
+	if err == nil {
+		err = look(u, target, func() (err error) {
+			res.Entry, err = s.describe(target)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, fault.Connect(err)
 	}
@@ -115,7 +149,7 @@ func (s *Service) Remove(_ context.Context, req *connect.Request[filesystempb.Re
 		err = tartarus.Errorf(tartarus.Invalid, "the root folder cannot be removed")
 	}
 	if err == nil {
-		err = u.Act(func() error { return os.RemoveAll(path) })
+		err = remove(u, path)
 	}
 	if err != nil {
 		return nil, fault.Connect(err)
@@ -130,7 +164,7 @@ func (s *Service) ListDir(ctx context.Context, req *connect.Request[filesystempb
 		return nil, fault.Connect(err)
 	}
 	res := &filesystempb.ListDirResponse{}
-	err = u.Act(func() error {
+	listing := func(skip bool) error {
 		st, err := os.Stat(path)
 		if err != nil {
 			return notFound(path, err)
@@ -138,8 +172,13 @@ func (s *Service) ListDir(ctx context.Context, req *connect.Request[filesystempb
 		if !st.IsDir() {
 			return tartarus.Errorf(tartarus.Invalid, "path '%s' is not a directory", path)
 		}
-		return s.list(ctx, path, int(max(req.Msg.GetDepth(), 1)), &res.Entries)
-	})
+		res.Entries = nil
+		return s.list(ctx, path, int(max(req.Msg.GetDepth(), 1)), skip, &res.Entries)
+	}
+	err = look(u, path, func() error { return listing(false) })
+	if errors.Is(err, fs.ErrPermission) {
+		err = u.Act(func() error { return listing(true) })
+	}
 	if err != nil {
 		return nil, fault.Connect(err)
 	}
@@ -147,8 +186,8 @@ func (s *Service) ListDir(ctx context.Context, req *connect.Request[filesystempb
 }
 
 // list appends the entries below path, each folder before its contents. Only the folder a client asked for is
-// followed when it is a symbolic link. A folder below that cannot be read is listed without contents.
-func (s *Service) list(ctx context.Context, path string, depth int, entries *[]*filesystempb.EntryInfo) error {
+// followed when it is a symbolic link. With skip, a folder below that cannot be read is listed without contents.
+func (s *Service) list(ctx context.Context, path string, depth int, skip bool, entries *[]*filesystempb.EntryInfo) error {
 	names, err := os.ReadDir(path)
 	if err != nil {
 		return err
@@ -169,8 +208,8 @@ func (s *Service) list(ctx context.Context, path string, depth int, entries *[]*
 		if depth <= 1 || !st.IsDir() {
 			continue
 		}
-		err = s.list(ctx, full, depth-1, entries)
-		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+		err = s.list(ctx, full, depth-1, skip, entries)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !(skip && errors.Is(err, fs.ErrPermission)) {
 			return err
 		}
 	}

@@ -41,8 +41,8 @@ type upload struct {
 	done    []written
 }
 
-// Upload answers POST /files. A file that exists keeps its owner and mode; one that does not is made by the user, with
-// the folders above it.
+// Upload answers POST /files. A file that exists keeps its mode, and its owner where the user may write it; one that does not is
+// made the user's, with the folders above it.
 func (s *Service) Upload(w http.ResponseWriter, r *http.Request) {
 	up, err := s.receive(r)
 	if err != nil {
@@ -158,7 +158,10 @@ func (up *upload) write(name string, body io.Reader) error {
 			return tartarus.Errorf(tartarus.Invalid, "you cannot upload multiple files to the same path '%s' in one upload request, only the first one was written", path)
 		}
 	}
-	file, fresh, err := open(up.user, path)
+	file, fresh, err := openAs(up.user, path)
+	if refused(up.user, err) {
+		file, fresh, err = openFor(up.user, path)
+	}
 	if err != nil {
 		return err
 	}
@@ -172,7 +175,7 @@ func (up *upload) write(name string, body io.Reader) error {
 	if err != nil {
 		if fresh {
 			// Half a file that nobody had before helps nobody, least of all on a full disk.
-			_ = up.user.Act(func() error { return os.Remove(path) })
+			_ = remove(up.user, path)
 		}
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 			return &tartarus.Error{Kind: tartarus.Exhausted, Code: fault.NoSpace, Err: err,
@@ -185,8 +188,8 @@ func (up *upload) write(name string, body io.Reader) error {
 	return nil
 }
 
-// open opens path for writing as u would, and reports whether it was made just now.
-func open(u account.User, path string) (file *os.File, fresh bool, err error) {
+// openAs opens path for writing as u would, and reports whether it was made just now.
+func openAs(u account.User, path string) (file *os.File, fresh bool, err error) {
 	err = u.Act(func() (err error) {
 		if err = makeParents(path); err != nil {
 			return err

@@ -12,7 +12,6 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	filesystempb "github.com/tartarus-sandbox/tartarus/api/gen/filesystem"
-	"github.com/tartarus-sandbox/tartarus/internal/guest/account"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/fault"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/process"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/watch"
@@ -22,7 +21,7 @@ import (
 type watching struct {
 	*watch.Watcher
 	service  *Service
-	user     account.User
+	act      func(do func() error) error
 	root     string
 	describe bool
 }
@@ -40,7 +39,8 @@ func (s *Service) watch(req connect.AnyRequest, ask watchRequest) (*watching, er
 	if err != nil {
 		return nil, err
 	}
-	err = u.Act(func() error {
+	act := u.Act
+	check := func() error {
 		st, err := os.Stat(path)
 		switch {
 		case err != nil:
@@ -55,15 +55,22 @@ func (s *Service) watch(req connect.AnyRequest, ask watchRequest) (*watching, er
 			err = tartarus.Errorf(tartarus.Invalid, "path '%s' is on a network file system, whose changes are not all seen: allow network mounts to watch it nevertheless", path)
 		}
 		return err
-	})
+	}
+	open := func() (w *watch.Watcher, err error) {
+		if err := act(check); err != nil {
+			return nil, err
+		}
+		return watch.New(path, ask.GetRecursive(), act)
+	}
+	w, err := open()
+	if refused(u, err) && trusted(u, path) {
+		act = func(do func() error) error { return do() } // on the user's behalf, for as long as it is watched
+		w, err = open()
+	}
 	if err != nil {
 		return nil, err
 	}
-	w, err := watch.New(path, ask.GetRecursive(), u.Act)
-	if err != nil {
-		return nil, err
-	}
-	return &watching{Watcher: w, service: s, user: u, root: path, describe: ask.GetIncludeEntry()}, nil
+	return &watching{Watcher: w, service: s, act: act, root: path, describe: ask.GetIncludeEntry()}, nil
 }
 
 // next waits for changes and words them for the wire.
@@ -80,7 +87,7 @@ func (w *watching) next(ctx context.Context) ([]*filesystempb.FilesystemEvent, e
 	if !w.describe {
 		return events, nil
 	}
-	return events, w.user.Act(func() error {
+	return events, w.act(func() error {
 		for _, e := range events {
 			// A file that is gone again has no entry.
 			e.Entry, _ = w.service.describe(filepath.Join(w.root, e.Name))

@@ -70,6 +70,22 @@ check('metadata', { works: ['files.write', 'files.get_info', 'files.list'], fail
   await refuses(sbx.files.write(`${at}/m`, 'x', { metadata: { 'a b': 'x' } }), InvalidArgumentError)
 })
 
+check('where the user has no right', { works: ['files.write', 'files.read', 'files.make_dir', 'files.rename', 'files.remove'] }, async () => {
+  const sbx = await shared()
+  const at = `/srv/${crypto.randomUUID()}`
+  assert.equal((await sbx.files.write(`${at}/deep/f`, 'mine')).path, `${at}/deep/f`)
+  assert.equal(await sbx.files.makeDir(`${at}/d`), true)
+  for (const name of ['', '/deep', '/deep/f', '/d']) assert.equal((await sbx.files.getInfo(at + name)).owner, 'user', name)
+  await sbx.files.write('/root/closed/f', "root's", { user: 'root' })
+  await sbx.commands.run('chmod 700 /root/closed', { user: 'root' })
+  assert.equal(await sbx.files.read('/root/closed/f'), "root's")
+  assert.equal((await sbx.files.rename('/root/closed/f', `${at}/moved`)).path, `${at}/moved`)
+  for (const path of ['/root/closed', at]) {
+    await sbx.files.remove(path)
+    assert.equal(await sbx.files.exists(path), false)
+  }
+})
+
 check('what cannot be read or written', { fails: ['files.read', 'files.write'] }, async () => {
   const [sbx, at] = [await shared(), await newFolder()]
   for (const format of ['text', 'bytes', 'stream']) await refuses(sbx.files.read(`${at}/none`, { format }), FileNotFoundError)

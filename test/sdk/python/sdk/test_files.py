@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 from datetime import datetime, timezone
+from uuid import uuid4
 
 import e2b
 import httpx
@@ -158,6 +159,27 @@ async def test_user(sbx, folder):
     assert await sbx.files.read("/root/mine", user="root") == "root's"
     assert (await sbx.files.get_info("/root/mine", user="root")).owner == "root"
     assert (await sbx.files.write(f"{folder}/u", "x")) and (await sbx.files.get_info(f"{folder}/u")).owner == "user"
+
+
+@works("files.read", "files.write", "files.make_dir", "files.rename", "files.list", "files.remove")
+async def test_where_the_user_has_no_right(sbx):
+    """Who may ask may also name root, so that a user's calls reach everywhere; what they make is the user's."""
+    at = f"/srv/{uuid4().hex}"
+    assert (await sbx.files.write(f"{at}/deep/f", "mine")).path == f"{at}/deep/f"
+    assert await sbx.files.make_dir(f"{at}/d")
+    for name in ("", "/deep", "/deep/f", "/d"):
+        info = await sbx.files.get_info(at + name)
+        assert (info.owner, info.group) == ("user", "user"), (name, info)
+    assert (await sbx.commands.run(f"echo more >> {at}/deep/f; cat {at}/deep/f")).stdout == "minemore\n"
+    await sbx.files.write("/etc/made-by-a-test", "1")
+    assert (await sbx.files.rename("/etc/made-by-a-test", f"{at}/renamed")).path == f"{at}/renamed"
+    await sbx.files.write("/root/closed/f", "root's", user="root")
+    await sbx.commands.run("chmod 700 /root/closed", user="root")
+    assert await sbx.files.read("/root/closed/f") == "root's"
+    assert [e.name for e in await sbx.files.list("/root/closed")] == ["f"]
+    for path in ("/root/closed", at):
+        await sbx.files.remove(path)
+        assert not await sbx.files.exists(path)
 
 
 @fails("files.write")
