@@ -48,7 +48,7 @@ const (
 
 // Boot implements vmm.Driver.
 func (d *Driver) Boot(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
-	m, err := d.make(ctx, c, false, func(ctx context.Context, s *session) error {
+	m, err := d.make(ctx, c, start{}, func(ctx context.Context, s *session) error {
 		id := guestID
 		return s.call(ctx, boot.ContMgrRootContainerStart, &id, nil)
 	})
@@ -58,8 +58,14 @@ func (d *Driver) Boot(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
 	return m, nil
 }
 
+// start says what a sandbox process is started for.
+type start struct {
+	restore bool       // a guest with its memory is put into it
+	disk    []*os.File // a guest is booted on this disk snapshot
+}
+
 // make starts a sandbox process and has begin put a guest into it. When it fails, nothing is left.
-func (d *Driver) make(ctx context.Context, c vmm.Config, restore bool, begin func(context.Context, *session) error) (_ *machine, err error) {
+func (d *Driver) make(ctx context.Context, c vmm.Config, how start, begin func(context.Context, *session) error) (_ *machine, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -97,7 +103,7 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, restore bool, begin fun
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
-	device, err := d.spawn(ctx, m, c)
+	device, err := d.spawn(ctx, m, c, how)
 	if device != nil {
 		defer device.Close()
 	}
@@ -109,7 +115,7 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, restore bool, begin fun
 		return nil, err
 	}
 	defer s.close()
-	network, err := links(m.conf, c.Interface, device, restore)
+	network, err := links(m.conf, c.Interface, device, how.restore)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +148,7 @@ func check(c vmm.Config) error {
 
 // spawn starts the sandbox process of m inside its control group and waits until it listens. It returns the packet
 // socket of the guest's network device, if it has one.
-func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config) (device *os.File, err error) {
+func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config, how start) (device *os.File, err error) {
 	if m.conf, err = newConfig(m.dir); err != nil {
 		return nil, err
 	}
@@ -169,7 +175,7 @@ func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config) (device *o
 	} else {
 		go func() { grouped <- makeGroup() }()
 	}
-	p, err := newProcess(d.exe, m.conf, c, m.dir)
+	p, err := newProcess(d.exe, m.conf, c, m.dir, how)
 	if err == nil {
 		defer p.close()
 		device, err = d.launch(m, c, p, groupDir)
@@ -237,7 +243,7 @@ type sandboxProcess struct {
 	booted *os.File        // a byte comes from here when it listens
 }
 
-func newProcess(exe string, conf *config.Config, c vmm.Config, dir string) (p *sandboxProcess, err error) {
+func newProcess(exe string, conf *config.Config, c vmm.Config, dir string, how start) (p *sandboxProcess, err error) {
 	p = &sandboxProcess{cmd: exec.Command(exe, conf.ToFlags()...)}
 	defer func() {
 		if err != nil {
@@ -252,6 +258,9 @@ func newProcess(exe string, conf *config.Config, c vmm.Config, dir string) (p *s
 	}
 	if err := p.files(c, dir); err != nil {
 		return nil, err
+	}
+	for _, f := range how.disk {
+		p.given.Donate("fs-restore-fds", f)
 	}
 	p.given.Transfer(p.cmd, 3+len(p.cmd.ExtraFiles))
 	p.cmd.Args = append(p.cmd.Args, guestID)

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -57,12 +55,8 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
-	for _, name := range snapshotFiles {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-		if err != nil {
-			return err
-		}
-		opts.FilePayload.Files = append(opts.FilePayload.Files, f)
+	if opts.FilePayload.Files, err = createFiles(dir, snapshotFiles); err != nil {
+		return err
 	}
 	saving, cancel := context.WithTimeout(context.WithoutCancel(ctx), snapshotTimeout)
 	defer cancel()
@@ -72,16 +66,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	man := manifest.Manifest{Format: manifest.Format, Driver: Name, Version: m.version, RootFS: m.rootfs}
-	for _, f := range opts.FilePayload.Files {
-		sums, err := manifest.Checksum(ctx, f)
-		if err != nil {
-			return err
-		}
-		sums.Name = filepath.Base(f.Name())
-		man.Files = append(man.Files, sums)
-	}
-	return man.Write(dir)
+	return writeManifest(ctx, dir, manifest.Manifest{Driver: Name, Version: m.version, RootFS: m.rootfs}, opts.FilePayload.Files)
 }
 
 // Restore implements vmm.Driver.
@@ -94,28 +79,14 @@ func (d *Driver) Restore(ctx context.Context, c vmm.Config, dir string) (vmm.Mac
 }
 
 func (d *Driver) restore(ctx context.Context, c vmm.Config, dir string) (*machine, error) {
-	man, err := manifest.Read(dir)
+	man, err := readFitting(dir, c.RootFS, Version())
 	if err != nil {
-		return nil, err
-	}
-	image, err := manifest.ImageID(c.RootFS)
-	if err != nil {
-		return nil, err
-	}
-	if err := man.Fits(manifest.Manifest{Driver: Name, Version: Version(), RootFS: image}); err != nil {
 		return nil, err
 	}
 	opts := boot.RestoreOpts{HavePagesFile: true, Background: true}
 	defer func() { closeAll(opts.FilePayload.Files) }()
-	for _, name := range snapshotFiles {
-		f, err := os.Open(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, tartarus.Errorf(tartarus.Corrupt, "snapshot has no file %s", name)
-		}
-		if err != nil {
-			return nil, err
-		}
-		opts.FilePayload.Files = append(opts.FilePayload.Files, f)
+	if opts.FilePayload.Files, err = openFiles(dir, snapshotFiles); err != nil {
+		return nil, err
 	}
 	// The files are checked while the sandbox process starts, and before it may read them. It reads the very
 	// descriptors that were checked.
@@ -129,7 +100,7 @@ func (d *Driver) restore(ctx context.Context, c vmm.Config, dir string) (*machin
 			<-checked
 		}
 	}()
-	return d.make(ctx, c, true, func(ctx context.Context, s *session) error {
+	return d.make(ctx, c, start{restore: true}, func(ctx context.Context, s *session) error {
 		err := <-checked
 		settled = true
 		if err != nil {

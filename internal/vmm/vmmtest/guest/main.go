@@ -42,7 +42,7 @@ var verbs = map[string]func(args []string) error{
 	"init": initProcess, "args": printArgs, "eat": eat, "bomb": bomb, "fill": fill, "spin": spin, "cat": cat,
 	"write": write, "sleep": sleep, "exit": exit, "dial": dial, "cpus": cpus, "hostname": hostname, "uid": uid,
 	"raise": raise, "remount": remount, "wild": wild, "as": as, "fetch": fetch,
-	"send": send, "pour": pour,
+	"send": send, "pour": pour, "litter": litter, "tree": tree,
 }
 
 func main() {
