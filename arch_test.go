@@ -57,6 +57,8 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/hecatoncheir", "internal/network", "sandboxes get slots"},
 	{"internal/hecatoncheir", "internal/vmm", "sandboxes get machines"},
 	{"internal/hecatoncheir", "internal/guest/guestclient", "the agent in the guest is told who it is"},
+	{"internal/hecatoncheir", "internal/warm", "sandboxes claim machines that wait"},
+	{"internal/warm", "internal/phlegethon", "demand says how many wait"},
 
 	{"internal/network", "internal/vmm", "a slot yields the guest's interface"},
 	{"internal/network/...", "internal/network/...", "slots, names and the web gate are one thing in several parts"},

@@ -22,19 +22,30 @@ func Create(ctx context.Context, cfg Config) (rep *Report, err error) {
 	defer func() { err = errors.Join(err, r.close(ctx)) }()
 	rep = r.report("create")
 	m := &createRun{rig: r, rep: rep}
-	m.ours(ctx, min(2, cfg.N)) // not counted: pages of the program and the image come into memory
+	m.ours(ctx, min(2, cfg.N)) // not counted: pages of the program and the image come into memory, and the pool learns what is asked for
 	m.floor(ctx, min(2, cfg.N))
 	if rep.Failed > 0 {
 		return rep, nil
 	}
 	*m = createRun{rig: r, rep: rep}
+	claimedBefore, _, _ := r.stack.Agent().Origins()
 	turns := cfg.N
 	if cfg.Concurrency > 1 {
 		turns = min(rounds, max(1, cfg.N/cfg.Concurrency))
 	}
 	for i := range turns {
 		n := cfg.N*(i+1)/turns - cfg.N*i/turns
+		if cfg.Warm {
+			if err := r.full(ctx, r.cfg.Daemon.Warm.Keep); err != nil {
+				return nil, err
+			}
+		}
 		m.ours(ctx, n)
+		if cfg.Warm {
+			if err := r.full(ctx, r.cfg.Daemon.Warm.Keep); err != nil {
+				return nil, err
+			}
+		}
 		m.floor(ctx, n)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -44,6 +55,10 @@ func Create(ctx context.Context, cfg Config) (rep *Report, err error) {
 		}
 	}
 	m.finish()
+	if cfg.Warm {
+		claimed, _, _ := r.stack.Agent().Origins()
+		rep.Extra["claimed"] = float64(claimed - claimedBefore)
+	}
 	return rep, nil
 }
 

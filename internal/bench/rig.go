@@ -27,6 +27,7 @@ type Config struct {
 	Template    string
 	N           int
 	Concurrency int
+	Warm        bool      // sandboxes are claimed, not made
 	Progress    io.Writer // a line now and then; nil for none
 }
 
@@ -60,6 +61,11 @@ func open(ctx context.Context, cfg Config) (r *rig, err error) {
 	cfg.Daemon.Ephemeral, cfg.Daemon.APIAddr, cfg.Daemon.EdgeAddr = true, "127.0.0.1:0", ""
 	if cfg.Daemon.Network.Slots < cfg.Concurrency {
 		cfg.Daemon.Network.Slots = cfg.Concurrency
+	}
+	cfg.Daemon.Warm = daemon.Warm{}
+	if cfg.Warm {
+		keep := max(4, cfg.Concurrency)
+		cfg.Daemon.Warm = daemon.Warm{MemoryMB: int64(keep) * 128, Keep: keep, Most: keep}
 	}
 	stack, err := daemon.New(cfg.Daemon, cfg.Version)
 	if err != nil {
@@ -122,7 +128,7 @@ func (r *rig) close(ctx context.Context) error {
 // report begins a report about this rig.
 func (r *rig) report(what string) *Report {
 	return &Report{
-		What: what, Runtime: r.stack.About().Driver, N: r.cfg.N, Concurrency: r.cfg.Concurrency,
+		What: what, Runtime: r.stack.About().Driver, N: r.cfg.N, Concurrency: r.cfg.Concurrency, Warm: r.cfg.Warm,
 		Stages: map[string]float64{}, Extra: map[string]float64{}, Host: thisHost(),
 	}
 }
@@ -134,6 +140,23 @@ func (r *rig) sandbox(ctx context.Context) (*client.Guest, error) {
 		return nil, err
 	}
 	return r.client.Guest(sb), nil
+}
+
+// fillTime bounds how long the warm pool may take to be full again: a burst of a hundred takes some ten seconds.
+const fillTime = 5 * time.Minute
+
+// full waits until n machines are warm and nobody makes any, so that neither ours nor the floor is measured beside it.
+func (r *rig) full(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, fillTime)
+	defer cancel()
+	for r.stack.Agent().WarmReady() < n {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d machines are warm: %w", r.stack.Agent().WarmReady(), n, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // agent is a client of the sandbox's agent through the API's port.

@@ -63,6 +63,7 @@ func (e *Env) benchVerb(name, short string, n int, run func(context.Context, ben
 	cmd.Flags().StringVar(&cfg.Template, "template", "tiny", "template of the sandboxes")
 	if name == "create" {
 		cmd.Flags().IntVar(&cfg.Concurrency, "concurrency", 1, "how many at once")
+		cmd.Flags().BoolVar(&cfg.Warm, "warm", false, "with a warm pool: sandboxes are claimed, not made")
 	}
 	return cmd
 }

@@ -49,6 +49,7 @@ func (e *Env) serverOrStack(ctx context.Context, runtime string, keep bool) (cl 
 		c.Runtime = runtime
 	}
 	c.Ephemeral, c.APIAddr, c.EdgeAddr = true, "127.0.0.1:0", ""
+	c.Warm.MemoryMB = 0 // nobody comes after this one
 	c.Log = e.logger(c, slog.LevelError)
 	st, err := e.stack(c.Config, e.Version)
 	if err != nil {

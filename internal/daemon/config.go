@@ -48,6 +48,8 @@ type Config struct {
 	Limits Limits `key:"limits"`
 	// Network is where sandboxes get their addresses from.
 	Network Network `key:"network"`
+	// Warm says how many machines wait for somebody who wants them.
+	Warm Warm `key:"warm"`
 	// EnableHypnos switches hibernation on: idle sandboxes become snapshots and wake on traffic.
 	EnableHypnos bool `key:"enableHypnos" env:"ENABLE_HYPNOS"`
 	// LogLevel is the least severe level that is logged: debug, info, warn or error.
@@ -82,6 +84,16 @@ type Limits struct {
 	MaxPIDs int64 `key:"maxPIDs" env:"TARTARUS_MAX_PIDS"`
 	// MaxSandboxes is how many sandboxes this node holds at once.
 	MaxSandboxes int `key:"maxSandboxes" env:"TARTARUS_MAX_SANDBOXES"`
+}
+
+// Warm sizes the pools of machines that wait, of each template that is in use. How many wait follows how many are asked for.
+type Warm struct {
+	// MemoryMB is how many MiB the waiting machines may take together; 0 switches the pools off, and every create makes its machine.
+	MemoryMB int64 `key:"memory" env:"TARTARUS_WARM_MEMORY"`
+	// Keep is how many of each template in use are kept, however seldom it is asked for.
+	Keep int `key:"keep" env:"TARTARUS_WARM_KEEP"`
+	// Most is how many of one template wait at most.
+	Most int `key:"most" env:"TARTARUS_WARM_MOST"`
 }
 
 // Network says where network slots come from.
@@ -120,6 +132,14 @@ func Default() Config {
 			MaxPIDs: 4096,
 			// An idle sandbox takes up to 25 MB: 500 of them are 12.5 GB.
 			MaxSandboxes: 500,
+		},
+		Warm: Warm{
+			// A waiting machine of an interpreter takes 20 to 40 MB: an eighth of a small host holds a burst of fifty.
+			MemoryMB: hostMemoryMB() / 8,
+			// One for the next who comes, one more for whoever comes before it is replaced.
+			Keep: 2,
+			// What two processors replace in ten seconds.
+			Most: 100,
 		},
 		Network: Network{
 			// RFC 2544 benchmarking range: never routed on the Internet. A /15 holds 131,072 addresses, 65,536 slots.
@@ -162,6 +182,7 @@ func (c Config) Validate() error {
 	check(slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel), "logLevel %q must be debug, info, warn or error", c.LogLevel)
 	check(c.LogFormat == "text" || c.LogFormat == "json", "logFormat %q must be text or json", c.LogFormat)
 	errs = append(errs, c.Limits.validate()...)
+	errs = append(errs, c.Warm.validate()...)
 	errs = append(errs, c.Network.validate(c.Limits.MaxSandboxes)...)
 	return errors.Join(errs...)
 }
@@ -183,6 +204,16 @@ func (l Limits) validate() (errs []error) {
 	between("defaultDiskMB", l.DefaultDiskMB, 1, l.MaxDiskMB)
 	between("maxPIDs", l.MaxPIDs, 16, 4<<20) // 4 Mi is the kernel's own PID_MAX_LIMIT
 	between("maxSandboxes", int64(l.MaxSandboxes), 1, 100_000)
+	return errs
+}
+
+func (w Warm) validate() (errs []error) {
+	if w.MemoryMB < 0 || w.MemoryMB > 16<<20 {
+		errs = append(errs, tartarus.Errorf(tartarus.Invalid, "warm.memory %d must be 0 to switch warm machines off, or MiB up to %d", w.MemoryMB, 16<<20))
+	}
+	if w.Most < 0 || w.Most > 10_000 || w.Keep < 0 || w.Keep > w.Most {
+		errs = append(errs, tartarus.Errorf(tartarus.Invalid, "warm.keep %d must be between 0 and warm.most, and warm.most %d at most 10000", w.Keep, w.Most))
+	}
 	return errs
 }
 

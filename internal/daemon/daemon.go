@@ -29,8 +29,8 @@ type Daemon struct {
 	version string
 	log     *slog.Logger
 	ready   chan struct{}
-	about   About        // set before ready is closed
-	node    olympus.Node // set before ready is closed
+	about   About               // set before ready is closed
+	agent   *hecatoncheir.Agent // set before ready is closed
 }
 
 // About is what a running stack says of itself.
@@ -167,6 +167,8 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		Templates: p.templates, Drivers: drivers, Slots: p.slots,
 		Capacity: capacity(d.cfg.Limits), MaxLive: d.cfg.Limits.MaxSandboxes, Starts: startsAtOnce(),
 		StartTime: startTime, Ephemeral: d.cfg.Ephemeral, Log: d.log,
+		Prepare: !d.cfg.Ephemeral || d.cfg.Warm.MemoryMB > 0,
+		Warm:    hecatoncheir.Warm{Memory: d.cfg.Warm.MemoryMB << 20, Keep: d.cfg.Warm.Keep, Most: d.cfg.Warm.Most},
 	})
 }
 
@@ -233,7 +235,7 @@ func (d *Daemon) serve(ctx context.Context, p *parts) error {
 		return errors.Join(err, nodeErr)
 	}
 	d.about.Driver, d.about.Tier = p.agent.Preferred()
-	d.node = p.agent
+	d.agent = p.agent
 	close(d.ready)
 	err = g.Wait()
 	stopNode()
@@ -253,4 +255,7 @@ func (d *Daemon) runNode(ctx context.Context, p *parts) error {
 }
 
 // Node is the node agent of the stack, known once Ready is closed. Benchmarks reach guests through it without any proxy.
-func (d *Daemon) Node() olympus.Node { return d.node }
+func (d *Daemon) Node() olympus.Node { return d.agent }
+
+// Agent is the node agent itself, known once Ready is closed.
+func (d *Daemon) Agent() *hecatoncheir.Agent { return d.agent }

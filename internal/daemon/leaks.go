@@ -67,7 +67,7 @@ func stoppedLeaks(ctx context.Context, cfg Config, log *slog.Logger, remove bool
 		return nil, err
 	}
 	for _, d := range drivers {
-		left, err := d.Leftovers(ctx, owned.Sandbox, remove)
+		left, err := d.Leftovers(ctx, owned.Machine, remove)
 		if found = append(found, left...); err != nil {
 			return found, err
 		}

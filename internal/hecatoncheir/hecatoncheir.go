@@ -8,15 +8,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/warm"
 )
 
 // Config describes a node.
@@ -35,7 +39,17 @@ type Config struct {
 	Starts    int           // starts at once; more than the processors can do makes all of them slow
 	Ephemeral bool          // Run ends every sandbox before it returns
 	StartTime time.Duration // how long one start may take
-	Log       *slog.Logger
+	// Prepare has templates snapshot once they are used, so that what is created from them later is restored, not booted.
+	Prepare bool
+	Warm    Warm
+	Log     *slog.Logger
+}
+
+// Warm says how many machines wait for somebody who wants them. It needs Prepare.
+type Warm struct {
+	Memory int64 // bytes that they may take together; 0 is none
+	Keep   int   // of each kind that is in use
+	Most   int   // of each kind
 }
 
 // The agent's rhythms.
@@ -71,7 +85,14 @@ type Agent struct {
 
 	flushing chan struct{} // capacity 1: somebody delivers reports
 
+	warm      *warm.Pool[*pristine]
+	strays    strays
+	preparing singleflight.Group
+	wanted    chan warm.Kind // to be prepared when nothing else is to be done
+	origins   origins
+
 	starts  sync.WaitGroup // leased work under way
+	busy    atomic.Int32   // how much of it
 	rewound chan struct{}  // capacity 1: a deadline changed
 	ready   chan struct{}
 }
@@ -83,16 +104,28 @@ func New(c Config) (*Agent, error) {
 		return nil, errors.New("hecatoncheir: the node needs a name")
 	case c.Control == nil, c.Journal == nil, c.Templates == nil, len(c.Drivers) == 0, c.Log == nil:
 		return nil, errors.New("hecatoncheir: control, journal, templates, drivers and log are needed")
+	case c.Warm.Memory > 0 && !c.Prepare:
+		return nil, errors.New("hecatoncheir: warm machines are restored from prepared templates")
 	case c.Starts < 1 || c.MaxLive < 1 || c.StartTime <= 0:
 		return nil, errors.New("hecatoncheir: starts, live sandboxes and start time must be positive")
 	}
-	return &Agent{
+	a := &Agent{
 		cfg: c, log: c.Log.With("node", c.Name),
 		usable: map[string]vmm.Driver{}, support: map[string]vmm.Support{},
 		held: map[string]*held{}, dirty: map[string]*held{},
+		wanted: make(chan warm.Kind, mostWanted),
 		wakeup: make(chan struct{}, 1), flushing: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
-	}, nil
+	}
+	var err error
+	a.warm, err = warm.New(warm.Config[*pristine]{
+		Maker: a, Memory: c.Warm.Memory, Keep: c.Warm.Keep, Most: c.Warm.Most, Makers: warmMakers(), Log: a.log,
+		Busy: func() bool { return a.busy.Load() > 0 },
+	})
+	return a, err
 }
+
+// warmMakers is how many machines are made ready at once: half of the processors, for the others have work.
+func warmMakers() int { return max(1, runtime.NumCPU()/2) }
 
 // Ready is closed once the node has reconciled what an earlier agent left and takes work.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
@@ -115,6 +148,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.cfg.Control.Heartbeat(ctx, a.Node(), heartbeatTTL); err != nil {
 		return fmt.Errorf("register node: %w", err)
 	}
+	if err := a.expectPrepared(ctx); err != nil {
+		return err
+	}
 	close(a.ready)
 
 	g, loops := errgroup.WithContext(ctx)
@@ -124,6 +160,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.reports(loops) })
 	g.Go(func() error { return a.sampleAll(loops) })
 	g.Go(func() error { return a.tidy(loops) })
+	g.Go(func() error { return a.warm.Run(loops) })
+	g.Go(func() error { return a.prepareWanted(loops) })
 	err := g.Wait()
 
 	a.shutdown(context.WithoutCancel(ctx))
@@ -170,6 +208,14 @@ func (a *Agent) Node() hades.Node {
 	n := hades.Node{
 		Name: a.cfg.Name, Labels: a.cfg.Labels, Version: a.cfg.Version,
 		Capacity: a.cfg.Capacity, Runtimes: map[string]hades.Runtime{},
+	}
+	for k, ready := range a.warm.Ready() {
+		if ready > 0 {
+			if n.Warm == nil {
+				n.Warm = map[string]int{}
+			}
+			n.Warm[k.Build] += ready
+		}
 	}
 	for name := range a.usable {
 		n.Runtimes[name] = hades.Runtime{Tier: a.support[name].Tier, Version: a.support[name].Version}

@@ -33,8 +33,9 @@ type rig struct {
 	control Control
 	journal Journal
 
-	agent *Agent
-	stop  func()
+	change []func(*Config)
+	agent  *Agent
+	stop   func()
 }
 
 type oneTemplate struct{}
@@ -46,9 +47,9 @@ func (oneTemplate) Template(_ context.Context, id, _ string) (Template, error) {
 	return Template{ID: id, RootFS: "/dev/null"}, nil
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, change ...func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), host: fake.NewHost()}
+	r := &rig{t: t, dir: t.TempDir(), host: fake.NewHost(), change: change}
 	db, err := sqlite.Open(t.Context(), sqlite.Default(filepath.Join(r.dir, "db")))
 	if err != nil {
 		t.Fatal(err)
@@ -72,10 +73,14 @@ func (r *rig) start() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.agent, err = New(Config{
+	cfg := Config{
 		Name: "node", Dir: filepath.Join(r.dir, "node"), Control: r.control, Journal: r.journal, Templates: oneTemplate{},
 		Drivers: []vmm.Driver{driver}, MaxLive: 16, Starts: 4, StartTime: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
-	})
+	}
+	for _, f := range r.change {
+		f(&cfg)
+	}
+	r.agent, err = New(cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -22,16 +22,18 @@ type held struct {
 
 	op sync.Mutex // one pause or resume at a time
 
-	mu       sync.Mutex
-	up       chan struct{} // closed when the start or resume under way is over, one way or the other
-	saved    string        // folder of the snapshot that is the sandbox while it is paused
-	sb       tartarus.Sandbox
-	outcome  tartarus.Phase     // what a sandbox that is stopping will have become
-	cancel   context.CancelFunc // ends a start under way, later the watch over the machine
-	machine  vmm.Machine
-	slot     *network.Slot
-	guest    *guestclient.Client
-	cleaning sync.Mutex // one cleanup at a time
+	mu      sync.Mutex
+	up      chan struct{} // closed when the start or resume under way is over, one way or the other
+	saved   string        // folder of the snapshot that is the sandbox while it is paused
+	sb      tartarus.Sandbox
+	outcome tartarus.Phase     // what a sandbox that is stopping will have become
+	cancel  context.CancelFunc // ends a start under way, later the watch over the machine
+	machine vmm.Machine
+	// machineID is the machine's name on the host where that is not the sandbox's id: it was there before the sandbox.
+	machineID string
+	slot      *network.Slot
+	guest     *guestclient.Client
+	cleaning  sync.Mutex // one cleanup at a time
 }
 
 // record is how a held sandbox is written in the journal.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 )
 
@@ -164,7 +165,7 @@ func (a *Agent) letGo(ctx context.Context, h *held) error {
 		}
 	}
 	h.mu.Lock()
-	h.machine, h.slot, h.guest = nil, nil, nil
+	h.machine, h.machineID, h.slot, h.guest = nil, "", nil, nil
 	h.mu.Unlock()
 	return nil
 }
@@ -220,7 +221,11 @@ func (a *Agent) restore(ctx context.Context, h *held, timeout time.Duration) err
 	if err != nil {
 		return err
 	}
-	if err := a.attach(ctx, h); err != nil {
+	rules, err := network.ParseRules(h.sandbox().Network) // which may have been changed since it was created
+	if err != nil {
+		return err
+	}
+	if err := a.attach(ctx, h, driver, rules); err != nil {
 		return err
 	}
 	if err := a.journal(ctx, h); err != nil {
@@ -242,6 +247,11 @@ func (a *Agent) bringAlive(ctx context.Context, h *held, t Template, m vmm.Machi
 	if err := a.initGuest(ctx, h, t, booted); err != nil {
 		return err
 	}
+	return a.alive(ctx, h, d, timeout)
+}
+
+// alive records that a sandbox runs.
+func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.Duration) error {
 	now := time.Now()
 	if _, err := h.change(func(sb *tartarus.Sandbox) error {
 		sb.Driver, sb.Tier = d.Name(), a.support[d.Name()].Tier

@@ -116,7 +116,7 @@ func (a *Agent) takeOver(ctx context.Context, h *held, r record) error {
 		return err
 	}
 	h.mu.Lock()
-	h.machine = m
+	h.machine, h.machineID = m, r.Machine.ID
 	if h.slot != nil {
 		h.guest = guestclient.New(guestclient.Config{Addr: h.slot.Interface().Address.Addr(), Token: h.spec.Secrets.AgentToken})
 	}
@@ -160,14 +160,10 @@ func (a *Agent) stayPaused(ctx context.Context, h *held, r record) error {
 
 // Leftovers lists, and with remove takes away, what of ours is on the host though no sandbox owns it.
 func (a *Agent) Leftovers(ctx context.Context, remove bool) ([]vmm.Leftover, error) {
-	owned := func(id string) bool {
-		_, err := a.find(id)
-		return err == nil
-	}
 	var all []vmm.Leftover
 	var errs error
 	for _, d := range a.cfg.Drivers {
-		left, err := d.Leftovers(ctx, owned, remove)
+		left, err := d.Leftovers(ctx, a.ownsMachine, remove)
 		all = append(all, left...)
 		errs = errors.Join(errs, err)
 	}
@@ -179,8 +175,11 @@ func (a *Agent) Leftovers(ctx context.Context, remove bool) ([]vmm.Leftover, err
 	return all, errs
 }
 
-// ownsSlot reports whether a sandbox of this node holds the slot.
+// ownsSlot reports whether a sandbox or stray of this node holds the slot.
 func (a *Agent) ownsSlot(name string) bool {
+	if a.strays.hold(name) {
+		return true
+	}
 	for _, h := range a.all() {
 		h.mu.Lock()
 		owns := h.slot != nil && h.slot.Name() == name
@@ -193,17 +192,17 @@ func (a *Agent) ownsSlot(name string) bool {
 }
 
 // Owned is what a journal says belongs to sandboxes, for looking at a node whose agent does not run.
-type Owned struct{ sandboxes, slots map[string]bool }
+type Owned struct{ machines, slots map[string]bool }
 
-// Sandbox reports whether the id is a recorded sandbox's.
-func (o Owned) Sandbox(id string) bool { return o.sandboxes[id] }
+// Machine reports whether the id is that of a recorded sandbox's machine.
+func (o Owned) Machine(id string) bool { return o.machines[id] }
 
 // Slot reports whether the network slot is a recorded sandbox's.
 func (o Owned) Slot(name string) bool { return o.slots[name] }
 
 // Recorded reads what is owned from a journal.
 func Recorded(ctx context.Context, j Journal) (Owned, error) {
-	o := Owned{sandboxes: map[string]bool{}, slots: map[string]bool{}}
+	o := Owned{machines: map[string]bool{}, slots: map[string]bool{}}
 	records, err := j.All(ctx)
 	if err != nil {
 		return o, fmt.Errorf("read journal: %w", err)
@@ -213,7 +212,10 @@ func Recorded(ctx context.Context, j Journal) (Owned, error) {
 		if err := json.Unmarshal(body, &r); err != nil {
 			return o, tartarus.Errorf(tartarus.Corrupt, "decode journal record of sandbox %s: %w", id, err)
 		}
-		o.sandboxes[id] = true
+		o.machines[id] = true
+		if r.Machine != nil {
+			o.machines[r.Machine.ID] = true
+		}
 		if r.Slot != nil {
 			o.slots[r.Slot.Name] = true
 		}

@@ -43,6 +43,7 @@ type Templates interface {
 // Template is what a node needs of a template to boot it.
 type Template struct {
 	ID      string
+	Build   string
 	RootFS  string // path of its EROFS image
 	Env     map[string]string
 	User    string // who runs commands when the request names nobody

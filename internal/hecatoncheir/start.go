@@ -16,6 +16,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/warm"
 )
 
 // takeWork leases jobs while there are free hands for them.
@@ -42,8 +43,10 @@ func (a *Agent) takeWork(ctx context.Context) error {
 				hands <- struct{}{} // does not block: no more were leased than hands were free
 			}
 			a.starts.Add(1)
+			a.busy.Add(1)
 			go func() {
 				defer a.starts.Done()
+				defer a.busy.Add(-1)
 				defer func() { <-hands }()
 				a.work(ctx, l)
 			}()
@@ -204,30 +207,63 @@ func (a *Agent) bringUp(ctx context.Context, h *held) error {
 	if err != nil {
 		return err
 	}
-	if err := a.attach(ctx, h); err != nil {
+	rules, err := network.ParseRules(h.spec.Network)
+	if err != nil {
+		return err
+	}
+	kind := kindOf(h.spec, template, driver.Name())
+	if p, ok := a.warm.Claim(ctx, kind); ok {
+		err := a.moveIn(ctx, h, p, template, rules)
+		if err == nil {
+			a.origins.claimed.Add(1)
+			return a.alive(ctx, h, driver, h.spec.Timeout)
+		}
+		if !tartarus.Is(err, tartarus.GuestGone) {
+			return err
+		}
+	}
+	if err := a.attach(ctx, h, driver, rules); err != nil {
 		return err
 	}
 	// Written before the machine exists: an agent that dies from here on is followed by one that knows where to look.
 	if err := a.journal(ctx, h); err != nil {
 		return err
 	}
-	m, err := driver.Boot(ctx, a.machineConfig(h, template))
+	m, booted, err := a.launch(ctx, h, template, kind, driver)
 	if err != nil {
 		return err
 	}
-	return a.bringAlive(ctx, h, template, m, driver, h.spec.Timeout, true)
+	return a.bringAlive(ctx, h, template, m, driver, h.spec.Timeout, booted)
+}
+
+// launch restores the template's snapshot, or boots it from cold where there is none that works.
+func (a *Agent) launch(ctx context.Context, h *held, t Template, k warm.Kind, d vmm.Driver) (m vmm.Machine, booted bool, err error) {
+	c := a.machineConfig(h, t)
+	if dir, ok := a.prepared(k); ok {
+		m, err := d.Restore(ctx, c, dir)
+		if !useless(err) {
+			a.origins.restored.Add(1)
+			return m, false, err
+		}
+		a.unprepare(k, err)
+	}
+	a.prepareSoon(k)
+	a.origins.booted.Add(1)
+	m, err = d.Boot(ctx, c)
+	return m, true, err
+}
+
+// acquire gets a network slot for a machine of the driver's.
+func (a *Agent) acquire(ctx context.Context, _ vmm.Driver) (*network.Slot, error) {
+	return a.cfg.Slots.Acquire(ctx)
 }
 
 // attach gives the sandbox a network slot with its egress rules in force.
-func (a *Agent) attach(ctx context.Context, h *held) error {
+func (a *Agent) attach(ctx context.Context, h *held, d vmm.Driver, rules network.Rules) error {
 	if a.cfg.Slots == nil {
 		return nil
 	}
-	rules, err := network.ParseRules(h.spec.Network)
-	if err != nil {
-		return err
-	}
-	slot, err := a.cfg.Slots.Acquire(ctx)
+	slot, err := a.acquire(ctx, d)
 	if err != nil {
 		return err
 	}

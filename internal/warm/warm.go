@@ -164,6 +164,17 @@ func (p *Pool[M]) Pin(ctx context.Context, k Kind, n int) {
 	p.poke()
 }
 
+// Expect counts a machine of the kind as in use, though nobody asked for one yet.
+func (p *Pool[M]) Expect(ctx context.Context, k Kind) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cfg.Memory == 0 || p.closed {
+		return
+	}
+	p.shelf(ctx, k).demand.Arrive(time.Now())
+	p.poke()
+}
+
 // Ready says how many machines of each kind wait.
 func (p *Pool[M]) Ready() map[Kind]int {
 	p.mu.Lock()

@@ -86,15 +86,29 @@ func New(c Config) *Client {
 		}
 		transport = cl.own
 	}
-	cl.http = &http.Client{
-		Transport: authorized{transport, c.Token},
+	cl.connect(transport)
+	return cl
+}
+
+// connect has the client's calls go over transport.
+func (c *Client) connect(transport http.RoundTripper) {
+	c.http = &http.Client{
+		Transport: authorized{transport, c.token},
 		// Tokens do not follow where a guest points.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	options := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer), connect.WithAcceptCompression("gzip", nil, nil)}
-	cl.procs = processconnect.NewProcessClient(cl.http, cl.base, options...)
-	cl.fs = filesystemconnect.NewFilesystemClient(cl.http, cl.base, options...)
-	return cl
+	c.procs = processconnect.NewProcessClient(c.http, c.base, options...)
+	c.fs = filesystemconnect.NewFilesystemClient(c.http, c.base, options...)
+}
+
+// As is a client of the same agent that sends another token, over the same connections. It is closed by closing either.
+func (c *Client) As(token string) *Client {
+	out := *c
+	out.token = token
+	next := c.http.Transport.(authorized).next
+	out.connect(next)
+	return &out
 }
 
 // Close closes idle connections. Calls that run go on.
@@ -141,8 +155,26 @@ const (
 
 // InitWhenUp is Init as soon as the agent answers. It fails when ctx ends or when the agent refuses.
 func (c *Client) InitWhenUp(ctx context.Context, in Init) error {
+	return whenUp(ctx, func() error { return c.tryInit(ctx, in) })
+}
+
+// HealthWhenUp returns nil as soon as the agent answers. It fails when ctx ends.
+func (c *Client) HealthWhenUp(ctx context.Context) error {
+	return whenUp(ctx, func() error {
+		try, cancel := context.WithTimeout(ctx, oneTry)
+		defer cancel()
+		err := c.Health(try)
+		if err != nil && try.Err() != nil && ctx.Err() == nil {
+			return tartarus.Errorf(tartarus.GuestGone, "health: %w", err)
+		}
+		return err
+	})
+}
+
+// whenUp tries until the agent answers.
+func whenUp(ctx context.Context, try func() error) error {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		err := c.tryInit(ctx, in)
+		err := try()
 		if !tartarus.Is(err, tartarus.GuestGone) {
 			return err
 		}
