@@ -105,4 +105,6 @@ type Lease struct {
 	Token int64
 	// Until is the holder's own end of trust: a tenth of the ttl before the store's, so that the holder stops first.
 	Until time.Time
+	// Proof is for a queue that is reached over a network: what the holder shows when it speaks of the lease. Stores leave it alone.
+	Proof []byte `json:",omitempty"`
 }

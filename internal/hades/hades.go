@@ -81,7 +81,21 @@ type Node struct {
 	CPUModel  string             `json:"cpuModel,omitempty"` // snapshots of virtual machines are bound to it
 	Cordoned  bool               `json:"cordoned,omitempty"` // takes nothing new
 	Version   string             `json:"version"`
-	LeaseEnds time.Time          `json:"leaseEnds"` // set by the registry
+	Address   string             `json:"address,omitempty"`   // of its own listener for replicas of the control plane
+	Templates []Template         `json:"templates,omitempty"` // what it can make sandboxes from; nil: everything there is
+	LeaseEnds time.Time          `json:"leaseEnds"`           // set by the registry
+}
+
+// Template is one version of a template that a node has. ID and Build are the same on all nodes that have the same one.
+type Template struct {
+	ID        string    `json:"id"`
+	Build     string    `json:"build"`
+	Name      string    `json:"name"`
+	Tags      []string  `json:"tags,omitempty"`
+	VCPU      int       `json:"vcpu,omitempty"`
+	MemoryMB  int64     `json:"memoryMB,omitempty"`
+	DiskMB    int64     `json:"diskMB,omitempty"`
+	CreatedAt time.Time `json:"createdAt"`
 }
 
 // Runtime is what a node says of one of its drivers.

@@ -42,6 +42,8 @@ type Config struct {
 	// Prepare has templates snapshot once they are used, so that what is created from them later is restored, not booted.
 	Prepare bool
 	Warm    Warm
+	// Catalog lists the templates that are here, for a fleet whose nodes have different ones. Nil: the control plane knows without.
+	Catalog func() []hades.Template
 	Log     *slog.Logger
 }
 
@@ -145,7 +147,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.reconcile(ctx); err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
-	if err := a.cfg.Control.Heartbeat(ctx, a.Node(), heartbeatTTL); err != nil {
+	// A control plane that is away keeps nobody from running: what was adopted has its timeouts, and the heartbeats go on.
+	if err := a.cfg.Control.Heartbeat(ctx, a.Node(), heartbeatTTL); tartarus.Is(err, tartarus.Unavailable) {
+		a.log.Warn("node not registered yet", "error", err)
+	} else if err != nil {
 		return fmt.Errorf("register node: %w", err)
 	}
 	if err := a.expectPrepared(ctx); err != nil {
@@ -219,6 +224,9 @@ func (a *Agent) Node() hades.Node {
 	}
 	for name := range a.usable {
 		n.Runtimes[name] = hades.Runtime{Tier: a.support[name].Tier, Version: a.support[name].Version}
+	}
+	if a.cfg.Catalog != nil {
+		n.Templates = a.cfg.Catalog()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/link"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/storetest"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
@@ -20,6 +21,7 @@ var (
 	_ tenant.Store     = (*Keys)(nil)
 	_ secret.Store     = (*Secrets)(nil)
 	_ volume.Store     = (*Volumes)(nil)
+	_ link.Vault       = (*Vault)(nil)
 )
 
 func registryOf(db *DB) hades.Registry    { return db.Registry() }
@@ -28,6 +30,7 @@ func policiesOf(db *DB) themis.Store      { return db.Policies() }
 func keysOf(db *DB) tenant.Store          { return db.Keys() }
 func secretsOf(db *DB) secret.Store       { return db.Secrets() }
 func volumesOf(db *DB) volume.Store       { return db.Volumes() }
+func vaultOf(db *DB) link.Vault           { return db.Vault() }
 
 // subject makes a factory for one seam on a server. A crash is the server's: it is killed and started again.
 func subject[T any](s *server, part func(*DB) T) storetest.Factory[T] {
@@ -49,6 +52,7 @@ func TestSuites(t *testing.T) {
 	t.Run("keys", func(t *testing.T) { storetest.Keys(t, subject(s, keysOf)) })
 	t.Run("secrets", func(t *testing.T) { storetest.Secrets(t, subject(s, secretsOf)) })
 	t.Run("volumes", func(t *testing.T) { storetest.Volumes(t, subject(s, volumesOf)) })
+	t.Run("vault", func(t *testing.T) { storetest.Vault(t, subject(s, vaultOf)) })
 }
 
 // TestShards runs the registry's suite spread over several tags.

@@ -65,6 +65,9 @@ var (
 	putPolicyScript    = load(true, "put_policy")
 	getPolicyScript    = load(false, "get_policy")
 	listPoliciesScript = load(false, "list_policies")
+
+	putValueScript   = load(true, "put_value")
+	listValuesScript = load(true, "list_values")
 )
 
 // run runs s where its keys are and returns its answer.

@@ -49,6 +49,8 @@ CREATE TABLE journal (n INTEGER PRIMARY KEY, id TEXT NOT NULL, record BLOB);
 CREATE TABLE named (
 	kind TEXT NOT NULL, tenant TEXT NOT NULL, name TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL,
 	PRIMARY KEY (kind, tenant, name), UNIQUE (kind, tenant, id)) WITHOUT ROWID;
+`, `
+CREATE TABLE vault (name TEXT PRIMARY KEY, ends INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 `}
 
 // migrate brings the schema up to date, one transaction per step.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/link"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/storetest"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
@@ -24,6 +25,7 @@ var (
 	_ tenant.Store     = (*Keys)(nil)
 	_ secret.Store     = (*Secrets)(nil)
 	_ volume.Store     = (*Volumes)(nil)
+	_ link.Vault       = (*Vault)(nil)
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -77,6 +79,10 @@ func TestPolicies(t *testing.T) {
 
 func TestKeys(t *testing.T) {
 	storetest.Keys(t, subject(func(db *DB) tenant.Store { return db.Keys() }))
+}
+
+func TestVault(t *testing.T) {
+	storetest.Vault(t, subject(func(db *DB) link.Vault { return db.Vault() }))
 }
 
 func TestJournal(t *testing.T) {
