@@ -73,7 +73,13 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/vmm/vmmtest", "internal/vmm", "the conformance suite of the seam"},
 	{"internal/vmm/vmmtest/...", "internal/vmm/...", "the conformance suite of the seam"},
 
+	{"internal/link", "internal/acheron", "work is leased through it"},
+	{"internal/link", "internal/hades", "nodes register and report through it"},
+	{"internal/link", "internal/olympus", "a node elsewhere is a node to the API"},
+	{"internal/link", "internal/hecatoncheir", "what nodes report reaches the registry as from a node beside it"},
+
 	{"internal/store/...", "internal/acheron", "adapter of the seam"},
+	{"internal/store/storetest", "internal/link", "the suite of its vault"},
 	{"internal/store/...", "internal/hades", "adapter of the seam"},
 	{"internal/store/...", "internal/tenant", "adapter of the seam"},
 	{"internal/store/...", "internal/themis", "adapter of the seam"},
@@ -95,6 +101,7 @@ var forbidden = []struct{ prefix, except, reason string }{
 	{"github.com/redis/go-redis", "internal/store/redis", "a store's library stays behind its seam"},
 	{"github.com/aws/aws-sdk-go-v2", "internal/store/s3", "a store's library stays behind its seam"},
 	{"github.com/google/nftables", "internal/network", "one owner of the packet filter"},
+	{"github.com/hashicorp/yamux", "internal/link", "how streams share a connection is the link's own affair"},
 	{"github.com/spf13/cobra", "internal/cli", "verbs live in the command line"},
 }
 

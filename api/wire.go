@@ -242,6 +242,19 @@ type Node struct {
 	LeaseEnds time.Time          `json:"leaseEnds"`
 }
 
+// TokenRequest asks for a token that lets a node join the fleet.
+type TokenRequest struct {
+	Node    string `json:"node,omitempty"`    // the one node that may use it; empty: any that is not there yet
+	Seconds int64  `json:"seconds,omitempty"` // how long it is good; default 600
+}
+
+// Token lets one node join the fleet, once.
+type Token struct {
+	Token     string    `json:"token"`
+	Node      string    `json:"node,omitempty"`
+	ExpiresAt time.Time `json:"expiresAt"`
+}
+
 // Runtime is a runtime that a node offers.
 type Runtime struct {
 	Tier    string `json:"tier"`

@@ -164,9 +164,9 @@ func (e *Env) root() *cobra.Command {
 
 // commands in the order in which help shows them.
 var commands = []func(*Env) *cobra.Command{
-	runCommand, upCommand, createCommand, execCommand, cpCommand, psCommand, inspectCommand, logsCommand, metricsCommand, urlCommand, timeoutCommand, pauseCommand, resumeCommand, killCommand,
+	runCommand, upCommand, olympusCommand, hecatoncheirCommand, createCommand, execCommand, cpCommand, psCommand, inspectCommand, logsCommand, metricsCommand, urlCommand, timeoutCommand, pauseCommand, resumeCommand, killCommand,
 	secretCommand,
-	templateCommand, doctorCommand, benchCommand, configCommand, versionCommand,
+	templateCommand, nodeCommand, doctorCommand, benchCommand, configCommand, versionCommand,
 }
 
 // isTerminal reports whether a stream is a terminal, and its descriptor.

@@ -97,6 +97,9 @@ func parse(t reflect.Type, text string) (reflect.Value, error) {
 		}
 		v.SetInt(n)
 	case reflect.Slice:
+		if strings.TrimSpace(text) == "" {
+			return v, nil
+		}
 		for part := range strings.SplitSeq(text, ",") {
 			item, err := parse(t.Elem(), strings.TrimSpace(part))
 			if err != nil {
@@ -313,30 +316,46 @@ func scalar(n *yaml.Node) (string, error) {
 
 // help says in a few words what each setting is, for flags.
 var help = map[string]string{
-	"apiAddr":                "where the API listens, host:port",
-	"edgeAddr":               "where the TLS edge listens, host:port; empty switches it off",
-	"domain":                 "wildcard domain of sandboxes' ports",
-	"edgeCertFile":           "certificate of the edge (PEM); without it the edge has an authority of its own",
-	"edgeKeyFile":            "key of that certificate (PEM)",
-	"runtime":                "runtime of sandboxes: auto, firecracker, qemu or gvisor",
-	"defaultTemplate":        "template of creates that name none (default base when built, else tiny)",
-	"nodeName":               "name of this node",
-	"labels":                 "labels of this node, NAME=VALUE,...",
-	"limits.defaultTimeout":  "life of a sandbox when nothing else is asked",
-	"limits.maxTimeout":      "longest life that may be asked for",
-	"limits.defaultVCPU":     "virtual processors of a sandbox when nothing else is asked",
-	"limits.maxVCPU":         "most virtual processors of one sandbox",
-	"limits.defaultMemoryMB": "MiB of memory of a sandbox when nothing else is asked",
-	"limits.maxMemoryMB":     "most MiB of memory of one sandbox",
-	"limits.defaultDiskMB":   "MiB of disk of a sandbox when nothing else is asked",
-	"limits.maxDiskMB":       "most MiB of disk of one sandbox",
-	"limits.maxPIDs":         "processes and threads that one sandbox may have",
-	"limits.maxSandboxes":    "sandboxes that this node holds at once",
-	"network.base":           "IPv4 range that sandboxes get their addresses from",
-	"network.slots":          "network slots kept ready ahead",
-	"enableHypnos":           "hibernate idle sandboxes",
-	"logLevel":               "least severe level logged: debug, info, warn or error",
-	"logFormat":              "text or json",
+	"apiAddr":                    "where the API listens, host:port",
+	"edgeAddr":                   "where the TLS edge listens, host:port; empty switches it off",
+	"domain":                     "wildcard domain of sandboxes' ports",
+	"edgeCertFile":               "certificate of the edge (PEM); without it the edge has an authority of its own",
+	"edgeKeyFile":                "key of that certificate (PEM)",
+	"runtime":                    "runtime of sandboxes: auto, firecracker, qemu or gvisor",
+	"defaultTemplate":            "template of creates that name none (default base when built, else tiny)",
+	"nodeName":                   "name of this node",
+	"labels":                     "labels of this node, NAME=VALUE,...",
+	"limits.defaultTimeout":      "life of a sandbox when nothing else is asked",
+	"limits.maxTimeout":          "longest life that may be asked for",
+	"limits.defaultVCPU":         "virtual processors of a sandbox when nothing else is asked",
+	"limits.maxVCPU":             "most virtual processors of one sandbox",
+	"limits.defaultMemoryMB":     "MiB of memory of a sandbox when nothing else is asked",
+	"limits.maxMemoryMB":         "most MiB of memory of one sandbox",
+	"limits.defaultDiskMB":       "MiB of disk of a sandbox when nothing else is asked",
+	"limits.maxDiskMB":           "most MiB of disk of one sandbox",
+	"limits.maxPIDs":             "processes and threads that one sandbox may have",
+	"limits.maxSandboxes":        "sandboxes that this node holds at once",
+	"network.base":               "IPv4 range that sandboxes get their addresses from",
+	"network.slots":              "network slots kept ready ahead",
+	"redis.url":                  "shared store of a fleet, redis://[user@]host:port[,host:port...][/db]; rediss:// for TLS",
+	"redis.master":               "name of the master that Sentinels watch",
+	"redis.cluster":              "the hosts are nodes of a Redis Cluster",
+	"redis.passwordFile":         "file with the Redis user's password",
+	"redis.sentinelPasswordFile": "file with the Sentinels' password",
+	"redis.caFile":               "authority of the Redis servers' certificates (PEM)",
+	"redis.certFile":             "certificate shown to Redis (PEM)",
+	"redis.keyFile":              "key of that certificate (PEM)",
+	"redis.prefix":               "what all keys in Redis begin with",
+	"redis.waitReplicas":         "Redis replicas that every change waits for",
+	"fleet.addr":                 "where a replica listens for nodes",
+	"fleet.advertise":            "address under which nodes reach this replica",
+	"fleet.olympus":              "replicas that a node dials, HOST:PORT,...",
+	"fleet.tokenFile":            "file with the token that lets a node join",
+	"fleet.nodeAddr":             "where a node listens for the edge's traffic (default: through its session)",
+	"fleet.nodeAdvertise":        "address under which replicas reach that",
+	"enableHypnos":               "hibernate idle sandboxes",
+	"logLevel":                   "least severe level logged: debug, info, warn or error",
+	"logFormat":                  "text or json",
 }
 
 // addSettings gives a command a flag for every setting that has none yet. Their values are read by configure.

@@ -50,6 +50,10 @@ type Config struct {
 	Network Network `key:"network"`
 	// Warm says how many machines wait for somebody who wants them.
 	Warm Warm `key:"warm"`
+	// Redis is the store that replicas share. Without a url the store is a file in DataDir.
+	Redis Redis `key:"redis"`
+	// Fleet is how replicas of the control plane and nodes find each other when they are processes of their own.
+	Fleet Fleet `key:"fleet"`
 	// EnableHypnos switches hibernation on: idle sandboxes become snapshots and wake on traffic.
 	EnableHypnos bool `key:"enableHypnos" env:"ENABLE_HYPNOS"`
 	// LogLevel is the least severe level that is logged: debug, info, warn or error.
@@ -57,6 +61,8 @@ type Config struct {
 	// LogFormat is text or json.
 	LogFormat string `key:"logFormat" env:"TARTARUS_LOG_FORMAT"`
 
+	// Part is what this process is of a stack; the zero Part is all of it.
+	Part Part
 	// Ephemeral runs the stack for one caller: the store lives in a folder of its own that is removed
 	// at the end, every sandbox ends with the process, and templates still come from DataDir.
 	Ephemeral bool
@@ -141,6 +147,8 @@ func Default() Config {
 			// What two processors replace in ten seconds.
 			Most: 100,
 		},
+		Redis: Redis{Prefix: "tartarus:"},
+		Fleet: Fleet{Addr: "127.0.0.1:7301"},
 		Network: Network{
 			// RFC 2544 benchmarking range: never routed on the Internet. A /15 holds 131,072 addresses, 65,536 slots.
 			Base: netip.MustParsePrefix("198.18.0.0/15"),
@@ -184,6 +192,8 @@ func (c Config) Validate() error {
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Warm.validate()...)
 	errs = append(errs, c.Network.validate(c.Limits.MaxSandboxes)...)
+	errs = append(errs, c.Redis.validate()...)
+	errs = append(errs, c.Fleet.validate(c.Part)...)
 	return errors.Join(errs...)
 }
 

@@ -3,27 +3,25 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/edge"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
+	"github.com/tartarus-sandbox/tartarus/internal/link"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 )
 
-// Daemon is a whole stack in one process: API, edge, node agent and stores.
+// Daemon is a stack in one process, or one part of it: API, edge, node agent and stores.
 type Daemon struct {
 	cfg     Config
 	version string
@@ -35,12 +33,13 @@ type Daemon struct {
 
 // About is what a running stack says of itself.
 type About struct {
-	URL     string        // where the API listens
-	EdgeURL string        // where the TLS edge listens; empty without one
-	CAFile  string        // certificate that signs the edge's own; empty without an edge
-	APIKey  string        // the admin key
-	Driver  string        // the runtime that is used unless another is demanded
-	Tier    tartarus.Tier // how strongly it isolates
+	URL       string        // where the API listens
+	EdgeURL   string        // where the TLS edge listens; empty without one
+	CAFile    string        // certificate that signs the edge's own; empty without an edge
+	APIKey    string        // the admin key
+	FleetAddr string        // where nodes come to; empty where the node is in this process
+	Driver    string        // the runtime that is used unless another is demanded
+	Tier      tartarus.Tier // how strongly it isolates
 }
 
 // closeTime bounds taking one part down.
@@ -72,8 +71,11 @@ func (d *Daemon) APIKey() string { return d.about.APIKey }
 
 // parts are what a stack is made of, in the order in which they are opened. They close in reverse.
 type parts struct {
-	state     string // folder of this process's store
-	db        *sqlite.DB
+	state     string       // folder of this process's store
+	db        *sqlite.DB   // the journal of a node, and the stores where there is no Redis
+	kept      stores       // of the control plane
+	hub       *link.Hub    // of a replica whose nodes are elsewhere
+	uplink    *link.Uplink // of a node whose control plane is elsewhere
 	secrets   *secret.Vault
 	templates *templates
 	slots     *network.Pool
@@ -102,7 +104,7 @@ func closer(c io.Closer) func(context.Context) error {
 
 // Run opens the parts in order, serves until ctx ends, and closes them in reverse.
 func (d *Daemon) Run(ctx context.Context) (err error) {
-	if os.Geteuid() != 0 {
+	if d.cfg.Part != Control && os.Geteuid() != 0 {
 		return tartarus.Errorf(tartarus.Unsupported, "running sandboxes needs root, for network namespaces and control groups")
 	}
 	p := &parts{}
@@ -121,38 +123,87 @@ func (d *Daemon) open(ctx context.Context, p *parts) error {
 	}
 	p.state = state
 	p.onClose(func(context.Context) error { return removeState() })
+	if err := d.openStores(ctx, p); err != nil {
+		return err
+	}
+	if d.cfg.Part != Agent {
+		if err := d.openKeys(ctx, p); err != nil {
+			return err
+		}
+	}
+	if d.cfg.Part == Control {
+		return d.openControl(p)
+	}
+	if err := d.openNode(ctx, p); err != nil || d.cfg.Part == Agent {
+		return err
+	}
+	return d.openControl(p)
+}
+
+// openStores opens what this part keeps: a node its journal, a control plane everything else.
+func (d *Daemon) openStores(ctx context.Context, p *parts) (err error) {
+	if d.cfg.Part != Control || d.cfg.Redis.URL == "" {
+		if p.db, err = sqlite.Open(ctx, sqlite.Default(filepath.Join(p.state, storeFile))); err != nil {
+			return err
+		}
+		p.onClose(closer(p.db))
+	}
+	if d.cfg.Part == Agent {
+		return nil
+	}
+	if d.cfg.Redis.URL == "" {
+		p.kept = embedded(p.db)
+		return nil
+	}
+	kept, db, err := openShared(ctx, d.cfg.Redis, d.log)
+	if err == nil {
+		p.kept = kept
+		p.onClose(closer(db))
+	}
+	return err
+}
+
+// openKeys finds the admin key and the key of the tenants' secrets. A shared store that is away gets the admin key when it is back.
+func (d *Daemon) openKeys(ctx context.Context, p *parts) (err error) {
+	if d.about.APIKey, err = adminSecret(filepath.Join(p.state, AdminKeyFile)); err != nil {
+		return err
+	}
+	if err := registerKey(ctx, p.kept.keys, d.about.APIKey); err != nil && !(p.kept.shared && tartarus.Is(err, tartarus.Unavailable)) {
+		return err
+	}
+	key, err := secret.LoadKey(filepath.Join(p.state, secretKeyFile))
+	if err != nil {
+		return err
+	}
+	p.secrets = secret.NewVault(p.kept.secrets, key)
+	return nil
+}
+
+// openNode makes what runs sandboxes on this machine.
+func (d *Daemon) openNode(ctx context.Context, p *parts) (err error) {
 	if left, err := abandonedLeaks(ctx, d.cfg, d.log, true); err != nil {
 		return err
 	} else if len(left) > 0 {
 		d.log.Warn("removed what killed one-shot stacks had left", "things", len(left))
 	}
 
-	if p.db, err = sqlite.Open(ctx, sqlite.Default(filepath.Join(state, storeFile))); err != nil {
-		return err
-	}
-	p.onClose(closer(p.db))
-	if d.about.APIKey, err = adminKey(ctx, p.db.Keys(), filepath.Join(state, AdminKeyFile)); err != nil {
-		return err
-	}
-	key, err := secret.LoadKey(filepath.Join(state, secretKeyFile))
-	if err != nil {
-		return err
-	}
-	p.secrets = secret.NewVault(p.db.Secrets(), key)
 	if p.templates, err = openTemplates(ctx, d.cfg); err != nil {
 		return err
 	}
 	p.slots, err = network.Open(ctx, network.Config{
-		StateDir: state, Ephemeral: d.cfg.Ephemeral, Base: d.cfg.Network.Base, Slots: d.cfg.Network.Slots, Log: d.log,
+		StateDir: p.state, Ephemeral: d.cfg.Ephemeral, Base: d.cfg.Network.Base, Slots: d.cfg.Network.Slots, Log: d.log,
 	})
 	if err != nil {
 		return err
 	}
 	p.onClose(p.slots.Close)
-	if p.agent, err = d.openAgent(p); err != nil {
-		return err
+	if d.cfg.Part == Agent {
+		if p.uplink, err = d.openUplink(ctx, p); err != nil {
+			return err
+		}
 	}
-	return d.openControl(p)
+	p.agent, err = d.openAgent(p)
+	return err
 }
 
 // openAgent makes the node agent with every runtime that this build has.
@@ -161,10 +212,17 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	var control hecatoncheir.Control = announced{hecatoncheir.Direct{Queue: p.kept.queue, Registry: p.kept.registry}, p}
+	var known hecatoncheir.Templates = p.templates
+	var catalog func() []hades.Template
+	if p.uplink != nil {
+		shared := fleetTemplates{p.templates}
+		control, known, catalog = p.uplink, shared, shared.catalog
+	}
 	return hecatoncheir.New(hecatoncheir.Config{
 		Name: d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
-		Control: announced{hecatoncheir.Direct{Queue: p.db.Queue(), Registry: p.db.Registry()}, p}, Journal: p.db.Journal(),
-		Templates: p.templates, Drivers: drivers, Slots: p.slots,
+		Control: control, Journal: p.db.Journal(), Catalog: catalog,
+		Templates: known, Drivers: drivers, Slots: p.slots,
 		Capacity: capacity(d.cfg.Limits), MaxLive: d.cfg.Limits.MaxSandboxes, Starts: startsAtOnce(),
 		StartTime: startTime, Ephemeral: d.cfg.Ephemeral, Log: d.log,
 		Prepare: !d.cfg.Ephemeral || d.cfg.Warm.MemoryMB > 0,
@@ -174,9 +232,17 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 
 // openControl makes the API and the edge.
 func (d *Daemon) openControl(p *parts) (err error) {
-	fleet := localFleet{name: d.cfg.NodeName, node: p.agent}
+	var fleet olympus.Fleet = localFleet{name: d.cfg.NodeName, node: p.agent}
+	var known olympus.Templates = p.templates
+	var joins olympus.Joins
+	if d.cfg.Part == Control {
+		if p.hub, err = d.openHub(p); err != nil {
+			return err
+		}
+		fleet, known, joins = p.hub, advertised{registry: p.kept.registry, fallback: d.cfg.DefaultTemplate}, p.hub
+	}
 	if p.edge, err = edge.New(edge.Config{
-		Registry: p.db.Registry(), Fleet: fleet, Domain: d.cfg.Domain, Log: d.log,
+		Registry: p.kept.registry, Fleet: fleet, Domain: d.cfg.Domain, Log: d.log,
 		Wake: func(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) { return p.api.Wake(ctx, sb) },
 	}); err != nil {
 		return err
@@ -186,72 +252,11 @@ func (d *Daemon) openControl(p *parts) (err error) {
 		return err
 	}
 	p.api, err = olympus.New(olympus.Config{
-		Registry: p.db.Registry(), Queue: p.db.Queue(), Keys: p.db.Keys(), Fleet: fleet, Templates: p.templates, Judges: chain,
+		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
-		Secrets: p.secrets,
+		Secrets: p.secrets, Joins: joins,
 	})
 	return err
-}
-
-// serve runs the parts. When ctx ends, the listeners stop first; the node agent outlives them, because requests under way need it.
-func (d *Daemon) serve(ctx context.Context, p *parts) error {
-	listener, err := net.Listen("tcp", d.cfg.APIAddr)
-	if err != nil {
-		return fmt.Errorf("listen for the API: %w", err)
-	}
-	defer listener.Close()
-	d.about.URL = "http://" + listener.Addr().String()
-
-	node, stopNode := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopNode()
-	nodeEnded := make(chan struct{})
-	var nodeErr error
-	go func() {
-		defer close(nodeEnded)
-		nodeErr = d.runNode(node, p)
-	}()
-	select {
-	case <-nodeEnded:
-		return nodeErr
-	case <-ctx.Done():
-		stopNode()
-		<-nodeEnded
-		return nodeErr
-	case <-p.agent.Ready():
-	}
-
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		select {
-		case <-nodeEnded:
-			return errors.New("the node agent ended")
-		case <-gctx.Done():
-			return nil
-		}
-	})
-	if err := d.serveControl(gctx, g, p, listener); err != nil {
-		stopNode()
-		<-nodeEnded
-		return errors.Join(err, nodeErr)
-	}
-	d.about.Driver, d.about.Tier = p.agent.Preferred()
-	d.agent = p.agent
-	close(d.ready)
-	err = g.Wait()
-	stopNode()
-	<-nodeEnded
-	return errors.Join(err, nodeErr)
-}
-
-// runNode runs the network pool for as long as the agent runs.
-func (d *Daemon) runNode(ctx context.Context, p *parts) error {
-	pool, stopPool := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopPool()
-	g := errgroup.Group{}
-	g.Go(func() error { return p.slots.Run(pool) })
-	err := p.agent.Run(ctx)
-	stopPool()
-	return errors.Join(err, g.Wait())
 }
 
 // Node is the node agent of the stack, known once Ready is closed. Benchmarks reach guests through it without any proxy.

@@ -90,8 +90,8 @@ func abandoned(dataDir string) ([]string, error) {
 	return out, nil
 }
 
-// adminKey returns the key in file. At the first start it makes one; a key that the store has lost is registered again.
-func adminKey(ctx context.Context, keys tenant.Store, file string) (string, error) {
+// adminSecret returns the key in file. The first start makes one.
+func adminSecret(file string) (string, error) {
 	raw, err := os.ReadFile(file)
 	switch {
 	case err == nil:
@@ -108,13 +108,22 @@ func adminKey(ctx context.Context, keys tenant.Store, file string) (string, erro
 	if !strings.HasPrefix(secret, "e2b_") {
 		return "", tartarus.Errorf(tartarus.Corrupt, "%s does not hold an API key; remove it, and the next start makes a new one", file)
 	}
+	return secret, nil
+}
+
+// registerKey makes the admin key known to a store that does not have it, because it is new or has lost it.
+func registerKey(ctx context.Context, keys tenant.Store, secret string) error {
 	hash := tenant.HashSecret(secret)
 	if _, err := keys.KeyByHash(ctx, hash); !tartarus.Is(err, tartarus.NotFound) {
-		return secret, err
+		return err
 	}
-	return secret, keys.PutKey(ctx, tenant.Key{
+	err := keys.PutKey(ctx, tenant.Key{
 		ID: tartarus.NewID(), Hash: hash, Tenant: tenant.Default, Name: "first", Role: tenant.Admin, Exec: true, CreatedAt: time.Now(),
 	})
+	if tartarus.Is(err, tartarus.Conflict) {
+		return nil // another replica with the same file was quicker
+	}
+	return err
 }
 
 // writeSecret writes a file that only its owner reads, whole or not at all.

@@ -58,7 +58,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 		return err
 	}
 	spec = out.Request.Spec
-	where, err := s.placer.place(ctx, phlegethon.Want{Resources: spec.Resources, Runtime: spec.Runtime, Tier: out.Request.Tier}, who.now)
+	where, err := s.placer.place(ctx, phlegethon.Want{Resources: spec.Resources, Runtime: spec.Runtime, Tier: out.Request.Tier, Build: spec.BuildID}, who.now)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ type Config struct {
 	// CanPause says that the nodes can pause: sandboxes may ask to be paused when their time is up.
 	CanPause bool
 
+	// Joins lets nodes into the fleet. Nil where the node is in this process.
+	Joins Joins
+
 	// CreateTime is how long a create may take, waiting in the queue included. Default 60 s: what the SDKs wait by default.
 	CreateTime time.Duration
 	// Rate and Burst bound each key's requests per second. Default 500 and 1000; a negative Rate sets no bound.

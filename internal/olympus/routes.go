@@ -71,6 +71,7 @@ var routes = []route{
 	{"GET", "/templates", tenant.Reader, (*Server).listTemplates},
 	{"GET", "/teams", tenant.Reader, (*Server).listTeams},
 	{"GET", "/nodes", tenant.Operator, (*Server).listNodes},
+	{"POST", "/fleet/tokens", tenant.Operator, (*Server).makeToken},
 }
 
 // router serves the table.

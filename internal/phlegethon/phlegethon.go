@@ -5,6 +5,7 @@ package phlegethon
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ type Want struct {
 	Resources tartarus.Resources
 	Runtime   string        // demanded; empty is any
 	Tier      tartarus.Tier // weakest that will do; empty is any
+	Build     string        // version of the template; a node that lists what it has must have it
 }
 
 // Placement is where a sandbox goes.
@@ -33,6 +35,7 @@ type Placement struct {
 type Explanation struct {
 	Seen, Fit                                 int // nodes looked at, and those with room
 	Lost, Cordoned, NoRuntime, TooSmall, Busy int
+	NoTemplate                                int
 }
 
 func (e Explanation) String() string {
@@ -40,7 +43,7 @@ func (e Explanation) String() string {
 	for _, p := range []struct {
 		n    int
 		what string
-	}{{e.Fit, "fit"}, {e.Busy, "full"}, {e.Cordoned, "cordoned"}, {e.Lost, "not answering"}, {e.NoRuntime, "without such a runtime"}, {e.TooSmall, "too small"}} {
+	}{{e.Fit, "fit"}, {e.Busy, "full"}, {e.Cordoned, "cordoned"}, {e.Lost, "not answering"}, {e.NoRuntime, "without such a runtime"}, {e.TooSmall, "too small"}, {e.NoTemplate, "without the template"}} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 		}
@@ -134,6 +137,8 @@ func suits(n *hades.Node, want Want, now time.Time, ex *Explanation) bool {
 		ex.Lost++
 	case n.Cordoned:
 		ex.Cordoned++
+	case want.Build != "" && n.Templates != nil && !slices.ContainsFunc(n.Templates, func(t hades.Template) bool { return t.Build == want.Build }):
+		ex.NoTemplate++
 	default:
 		return true
 	}
@@ -197,7 +202,7 @@ func refusal(want Want, ex Explanation) *tartarus.Error {
 	if want.Tier != "" {
 		what += " with isolation " + string(want.Tier) + " or better"
 	}
-	if ex.Lost+ex.Cordoned > 0 || ex.Seen == 0 {
+	if ex.Lost+ex.Cordoned+ex.NoTemplate > 0 || ex.Seen == 0 {
 		e := tartarus.Errorf(tartarus.Unavailable, "no node can take %s now (%s)", what, ex)
 		e.RetryAfter = 5 * time.Second // a heartbeat
 		return e

@@ -1,0 +1,140 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
+	"github.com/tartarus-sandbox/tartarus/internal/image"
+	"github.com/tartarus-sandbox/tartarus/internal/olympus"
+)
+
+// fleetTemplates shows a machine's templates under ids that are the same on all machines of a fleet: a template's follows from its name and
+// a version's from its image, so that two nodes with the same image have the same version though each made it itself.
+type fleetTemplates struct{ local *templates }
+
+// fleetID is an id of 20 lower-case letters and digits made from text.
+func fleetID(use, text string) string {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
+	sum := sha256.Sum256([]byte(use + " " + text))
+	out := make([]byte, 20)
+	for i := range out {
+		out[i] = alphabet[int(sum[i])%len(alphabet)] // not quite even, which an id made from a digest need not be
+	}
+	return string(out)
+}
+
+func templateID(t image.Template) string { return fleetID("template", t.Name) }
+func buildID(t image.Template) string    { return fleetID("build", t.Digest) }
+
+// Template implements hecatoncheir.Templates.
+func (f fleetTemplates) Template(ctx context.Context, id, build string) (hecatoncheir.Template, error) {
+	all, err := f.local.store.List()
+	if err != nil {
+		return hecatoncheir.Template{}, err
+	}
+	for _, t := range all {
+		if templateID(t) == id && (buildID(t) == build || build == "" && slices.Contains(t.Tags, image.DefaultTag)) {
+			found, err := f.local.Template(ctx, t.ID, t.Build)
+			found.ID = id
+			return found, err
+		}
+	}
+	return hecatoncheir.Template{}, tartarus.Errorf(tartarus.NotFound, "template %s has no build %s on this node", id, cmp.Or(build, image.DefaultTag))
+}
+
+// catalog is what the node tells the registry. A folder that cannot be read has nothing to offer.
+func (f fleetTemplates) catalog() []hades.Template {
+	all, err := f.local.store.List()
+	out := make([]hades.Template, 0, len(all))
+	if err != nil {
+		return out
+	}
+	for _, t := range all {
+		out = append(out, hades.Template{
+			ID: templateID(t), Build: buildID(t), Name: t.Name, Tags: t.Tags, VCPU: t.VCPU, MemoryMB: t.MemoryMB, DiskMB: t.DiskMB, CreatedAt: t.CreatedAt,
+		})
+	}
+	return out
+}
+
+// advertised finds templates among those that live nodes have.
+type advertised struct {
+	registry hades.Registry
+	fallback string // what the empty reference means; empty is base where a node has it, else tiny
+}
+
+// all lists what live nodes have, one version each however many nodes have it, the newest first.
+func (a advertised) all(ctx context.Context) ([]hades.Template, error) {
+	nodes, err := a.registry.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	seen := map[string]bool{}
+	var out []hades.Template
+	for _, n := range nodes {
+		if !n.Live(now) {
+			continue
+		}
+		for _, t := range n.Templates {
+			if !seen[t.ID+t.Build] {
+				seen[t.ID+t.Build] = true
+				out = append(out, t)
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(x, y hades.Template) int {
+		return cmp.Or(cmp.Compare(x.Name, y.Name), y.CreatedAt.Compare(x.CreatedAt), cmp.Compare(x.Build, y.Build))
+	})
+	return out, nil
+}
+
+// Resolve implements olympus.Templates.
+func (a advertised) Resolve(ctx context.Context, _, ref string) (olympus.Template, error) {
+	all, err := a.all(ctx)
+	if err != nil {
+		return olympus.Template{}, err
+	}
+	refs := []string{cmp.Or(ref, a.fallback)}
+	if refs[0] == "" {
+		refs = []string{"base", "tiny"}
+	}
+	for _, ref := range refs {
+		name, tag, err := image.SplitRef(ref)
+		if err != nil {
+			return olympus.Template{}, err
+		}
+		for _, t := range all {
+			if (t.Name == name || t.ID == name) && slices.Contains(t.Tags, tag) {
+				return forFleet(t), nil
+			}
+		}
+	}
+	return olympus.Template{}, tartarus.Errorf(tartarus.NotFound, "no node has a template %q", strings.Join(refs, " or "))
+}
+
+// List implements olympus.Templates.
+func (a advertised) List(ctx context.Context, _ string) ([]olympus.Template, error) {
+	all, err := a.all(ctx)
+	out := make([]olympus.Template, 0, len(all))
+	for _, t := range all {
+		if slices.Contains(t.Tags, image.DefaultTag) && !slices.ContainsFunc(out, func(o olympus.Template) bool { return o.ID == t.ID }) {
+			out = append(out, forFleet(t))
+		}
+	}
+	return out, err
+}
+
+func forFleet(t hades.Template) olympus.Template {
+	return olympus.Template{
+		ID: t.ID, BuildID: t.Build, Names: []string{t.Name}, VCPU: t.VCPU, MemoryMB: t.MemoryMB, DiskMB: t.DiskMB,
+		Public: true, CreatedAt: t.CreatedAt, UpdatedAt: t.CreatedAt,
+	}
+}

@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/link"
+	"github.com/tartarus-sandbox/tartarus/internal/secret"
+	"github.com/tartarus-sandbox/tartarus/internal/store/redis"
+	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
+	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+)
+
+// stores are what the control plane keeps, wherever that is. A node's journal is never among them: it is on the node.
+type stores struct {
+	registry hades.Registry
+	queue    acheron.Queue
+	keys     tenant.Store
+	secrets  secret.Store
+	vault    link.Vault
+	shared   bool // other replicas have them too, and they can be away
+}
+
+func embedded(db *sqlite.DB) stores {
+	return stores{registry: db.Registry(), queue: db.Queue(), keys: db.Keys(), secrets: db.Secrets(), vault: db.Vault()}
+}
+
+// openShared opens the store in Redis. It need not be there: until it is, everything in it is tartarus.Unavailable.
+func openShared(ctx context.Context, c Redis, log *slog.Logger) (stores, *redis.DB, error) {
+	rc, err := c.config(log)
+	if err != nil {
+		return stores{}, nil, err
+	}
+	db, err := redis.Open(ctx, rc)
+	if err != nil {
+		return stores{}, nil, err
+	}
+	return stores{
+		registry: newRemembered(db.Registry()), queue: db.Queue(), keys: newRememberedKeys(db.Keys()), secrets: db.Secrets(), vault: db.Vault(), shared: true,
+	}, db, nil
+}
