@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 data=${TARTARUS_DATA:-$PWD/data}
 port=${TARTARUS_DEMO_PORT:-7390}
-export TARTARUS_DATA=$data TARTARUS_API_ADDR=127.0.0.1:$port TARTARUS_EDGE_ADDR=
+export TARTARUS_DATA=$data TARTARUS_API_ADDR=127.0.0.1:$port TARTARUS_EDGE_ADDR=off
 url=http://127.0.0.1:$port
 log=$(mktemp)
 server='' sandbox=''

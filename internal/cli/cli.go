@@ -166,7 +166,7 @@ func (e *Env) root() *cobra.Command {
 var commands = []func(*Env) *cobra.Command{
 	runCommand, upCommand, olympusCommand, hecatoncheirCommand, createCommand, execCommand, cpCommand, psCommand, inspectCommand, logsCommand, metricsCommand, urlCommand, timeoutCommand, pauseCommand, resumeCommand, killCommand,
 	secretCommand,
-	templateCommand, nodeCommand, doctorCommand, benchCommand, configCommand, versionCommand,
+	templateCommand, nodeCommand, certCommand, doctorCommand, benchCommand, configCommand, versionCommand,
 }
 
 // isTerminal reports whether a stream is a terminal, and its descriptor.

@@ -28,7 +28,8 @@ type Config struct {
 	DataDir string `key:"dataDir" env:"TARTARUS_DATA"`
 	// APIAddr is where the API listens (host:port). Port 0 lets the kernel choose.
 	APIAddr string `key:"apiAddr" env:"TARTARUS_API_ADDR"`
-	// EdgeAddr is where the TLS edge to the sandboxes' ports listens (host:port). Empty switches it off.
+	// EdgeAddr is where the TLS edge to the sandboxes' ports listens (host:port). "off" switches it off, and so does the empty value,
+	// which a variable cannot give: an empty one counts as not set.
 	EdgeAddr string `key:"edgeAddr" env:"TARTARUS_EDGE_ADDR"`
 	// Domain is the wildcard domain of the edge: {port}-{sandbox}.{domain}.
 	Domain string `key:"domain" env:"TARTARUS_DOMAIN"`
@@ -110,6 +111,9 @@ type Network struct {
 	Slots int `key:"slots" env:"TARTARUS_NETWORK_SLOTS"`
 }
 
+// EdgeOff is the address of an edge that is switched off.
+const EdgeOff = "off"
+
 // slotAddresses is the size of a slot: a /31 has the guest's address and the host's.
 const slotAddresses = 2
 
@@ -182,7 +186,7 @@ func (c Config) Validate() error {
 	}
 	check(filepath.IsAbs(c.DataDir), "dataDir %q must be an absolute path", c.DataDir)
 	check(validAddr(c.APIAddr), "apiAddr %q must be host:port", c.APIAddr)
-	check(c.EdgeAddr == "" || validAddr(c.EdgeAddr), "edgeAddr %q must be host:port, or empty to switch the edge off", c.EdgeAddr)
+	check(c.EdgeAddr == "" || c.EdgeAddr == EdgeOff || validAddr(c.EdgeAddr), "edgeAddr %q must be host:port, or off", c.EdgeAddr)
 	check(domainName.MatchString(c.Domain), "domain %q must be a lower-case host name", c.Domain)
 	check((c.EdgeCertFile == "") == (c.EdgeKeyFile == ""), "edgeCertFile and edgeKeyFile go together")
 	check(plainName.MatchString(c.Runtime), "runtime %q must be auto or the name of a runtime", c.Runtime)

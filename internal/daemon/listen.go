@@ -17,6 +17,9 @@ import (
 // caDir holds the edge's certificate authority, in the data folder.
 const caDir = "ca"
 
+// CAFile is the certificate that clients of the edge trust, unless the operator brought one.
+func CAFile(dataDir string) string { return filepath.Join(dataDir, caDir, edge.CAFile) }
+
 // serveControl starts the API, the control socket and, when configured, the edge's TLS listeners. The API's handler is behind the edge on all of
 // them, so that api.{domain} leads to it too.
 func (d *Daemon) serveControl(ctx context.Context, g *errgroup.Group, p *parts, api net.Listener) error {
@@ -37,7 +40,7 @@ func (d *Daemon) serveControl(ctx context.Context, g *errgroup.Group, p *parts, 
 
 // listenEdge opens the TLS listeners and finds their certificate. On loopback both families are listened on, because *.localhost resolves to either.
 func (d *Daemon) listenEdge() ([]net.Listener, func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	if d.cfg.EdgeAddr == "" {
+	if d.cfg.EdgeAddr == "" || d.cfg.EdgeAddr == EdgeOff {
 		return nil, nil, nil
 	}
 	certificate, err := d.certificate()

@@ -95,7 +95,7 @@ func freeAddr(t *testing.T) string {
 }
 
 func (s *server) env() []string {
-	return append(append(os.Environ(), s.vars...), "TARTARUS_DATA="+s.data, "TARTARUS_API_ADDR="+s.addr, "TARTARUS_EDGE_ADDR=",
+	return append(append(os.Environ(), s.vars...), "TARTARUS_DATA="+s.data, "TARTARUS_API_ADDR="+s.addr, "TARTARUS_EDGE_ADDR=off",
 		"TARTARUS_URL=http://"+s.addr, "TARTARUS_DEFAULT_TEMPLATE=tiny")
 }
 
