@@ -93,7 +93,7 @@ def result(data, main):
         else:
             extra[mime] = value
     text = out.get("text")
-    if main and text and len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+    if text and len(text) > 1 and text[0] == text[-1] == "'":
         out["text"] = text[1:-1]  # a string is shown as itself, not as its literal
     if extra:
         out["extra"] = extra
@@ -155,32 +155,28 @@ class Context:
                 return
             yield kind, content
 
-    async def execute(self, code, env):
-        """Runs code and gives the lines of the answer."""
-        before = {name: None for name in env}
-        before.update({name: value for name, value in os.environ.items() if name in env})
-        if env:
+    async def set_env(self, env):
+        if env and await self.manager.is_alive():
             await self.quiet(SET_ENV.format(env))
-        try:
-            async for kind, content in self.messages(code):
-                if kind == "stream":
-                    yield {"type": content["name"], "text": content["text"], "timestamp": time.time_ns()}
-                elif kind in ("display_data", "execute_result"):
-                    yield result(content["data"], kind == "execute_result")
-                elif kind == "error":
-                    yield {"type": "error", "name": content["ename"], "value": content["evalue"], "traceback": "\n".join(content["traceback"])}
-                elif kind == "execute_input":
-                    yield {"type": "number_of_executions", "execution_count": content["execution_count"]}
-        finally:
-            if env and await self.manager.is_alive():
-                await self.quiet(SET_ENV.format(before))
 
-    async def interrupt(self):
-        """Stops what runs: asks twice, then starts the kernel anew."""
+    async def execute(self, code):
+        """Runs code and gives the lines of the answer."""
+        async for kind, content in self.messages(code):
+            if kind == "stream":
+                yield {"type": content["name"], "text": content["text"], "timestamp": time.time_ns()}
+            elif kind in ("display_data", "execute_result"):
+                yield result(content["data"], kind == "execute_result")
+            elif kind == "error":
+                yield {"type": "error", "name": content["ename"], "value": content["evalue"], "traceback": "\n".join(content["traceback"])}
+            elif kind == "execute_input":
+                yield {"type": "number_of_executions", "execution_count": content["execution_count"]}
+
+    async def abandon(self, env):
+        """Stops what runs and sets env: asks twice, then starts the kernel anew."""
         for _ in range(2):
             await self.manager.interrupt_kernel()
             try:
-                await asyncio.wait_for(self.quiet("None"), timeout=5)
+                await asyncio.wait_for(self.quiet(SET_ENV.format(env)), timeout=5)
                 return
             except Exception:
                 continue
@@ -331,12 +327,16 @@ class Execute(Handler):
                 raise
 
     async def stream(self, context, code, env):
+        before = {name: os.environ.get(name) for name in env}
         try:
-            async for line in context.execute(code, env):
+            await context.set_env(env)
+            async for line in context.execute(code):
                 self.write(json.dumps(line) + "\n")
                 await self.flush()  # waits while the client is slow
+            await context.set_env(before)
         except (asyncio.CancelledError, tornado.iostream.StreamClosedError):
-            await asyncio.shield(context.interrupt())
+            # First the code is stopped: whatever the kernel is asked while it runs would wait for it.
+            await asyncio.shield(context.abandon(before))
             raise
         except RuntimeError as err:
             self.write(json.dumps({"type": "error", "name": "KernelDied", "value": str(err), "traceback": str(err)}) + "\n")

@@ -289,11 +289,11 @@ func refusals(t *testing.T, url string) {
 	}
 }
 
-// goesAway expects code whose client has gone to be stopped, also code that catches the interrupt once.
+// goesAway expects code whose client has gone to be stopped, also code that catches the interrupt once and code that was given variables.
 func goesAway(t *testing.T, url string) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	code := fmt.Sprintf("import time\ntry:\n  open(%q, 'w').close()\n  time.sleep(600)\nexcept KeyboardInterrupt:\n  pass\nkept = 1\ntime.sleep(600)", mark)
-	body, _ := json.Marshal(map[string]any{"code": code})
+	body, _ := json.Marshal(map[string]any{"code": code, "env_vars": map[string]string{"GONE": "set"}})
 	ctx, cancel := context.WithCancel(t.Context())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/execute", bytes.NewReader(body))
 	if err != nil {
@@ -317,5 +317,8 @@ func goesAway(t *testing.T, url string) {
 	}
 	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("the next execution waited %v", took)
+	}
+	if got := short(execute(t, url, map[string]any{"code": "import os; os.environ.get('GONE', 'unset')"})); got != `result(true)"unset"` {
+		t.Errorf("variables of what was stopped: %s", got)
 	}
 }

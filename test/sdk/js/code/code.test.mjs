@@ -20,8 +20,39 @@ check('output and result', { works: ['code.run_code'] }, async () => {
 check('errors', { fails: ['code.run_code'] }, async () => {
   const done = await sbx.runCode('1/0')
   assert.equal(done.error.name, 'ZeroDivisionError')
-  await refuses(sbx.runCode('import time; time.sleep(30)', { timeoutMs: 1000 }), TimeoutError)
-  assert.equal((await sbx.runCode("'goes on'")).text, "'goes on'")
+  assert.equal((await sbx.runCode("'goes on'")).text, 'goes on')
+  const errors = []
+  await sbx.runCode("raise ValueError('mine')", { onError: (e) => void errors.push([e.name, e.value]) })
+  assert.deepEqual(errors, [['ValueError', 'mine']])
+})
+
+check('a client that leaves stops its code', { fails: ['code.run_code'] }, async () => {
+  for (const envs of [undefined, { GIVEN: '1' }]) {
+    await refuses(sbx.runCode('kept = 1\nimport time\nfor n in range(6000): time.sleep(0.1)\nkept = 2', { timeoutMs: 2000, envs }), TimeoutError)
+    const began = performance.now()
+    assert.equal((await sbx.runCode('kept')).text, '1') // the kernel lives, and its code was stopped
+    assert.ok(performance.now() - began < 60_000)
+  }
+})
+
+check('every form of result', { works: ['code.run_code'] }, async () => {
+  const shown = []
+  const done = await sbx.runCode(`
+from IPython.display import display, HTML, Markdown, SVG, Latex, JSON, Javascript
+display(HTML('<b>bold</b>')); display(Markdown('*m*')); display(Latex('$x$')); display(Javascript('1+1')); display(JSON({'a': [1]}))
+display(SVG('<svg xmlns="http://www.w3.org/2000/svg"></svg>'))
+display({'application/x-own': 'mine', 'text/plain': 'own'}, raw=True)
+'the last'`, { onResult: (r) => void shown.push(r) })
+  const of = (form) => done.results.map((r) => r[form]).filter(Boolean)
+  assert.deepEqual([of('html'), of('markdown'), of('latex'), of('javascript'), of('json')], [['<b>bold</b>'], ['*m*'], ['$x$'], ['1+1'], [{ a: [1] }]])
+  assert.ok(of('svg')[0].startsWith('<svg'))
+  assert.equal(done.text, 'the last')
+  assert.equal(shown.length, 8)
+  const drawn = await sbx.runCode("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\nimport pandas as pd\npd.DataFrame({'a': [1, 2]})")
+  assert.equal(Buffer.from(drawn.results[0].png, 'base64').subarray(1, 4).toString(), 'PNG')
+  assert.deepEqual(drawn.results.at(-1).data, { a: [1, 2] })
+  const first = (await sbx.runCode('1')).executionCount
+  assert.equal((await sbx.runCode('1', { language: 'python', envs: { A: 'b' } })).executionCount, first + 1)
 })
 
 check('contexts', {
