@@ -3,6 +3,7 @@ package secret
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -20,6 +21,7 @@ import (
 // Sealer encrypts values with AES-256-GCM.
 type Sealer struct {
 	aead cipher.AEAD
+	root []byte        // other keys are derived from it
 	tag  [tagSize]byte // names the key, so that a wrong one is told from damage
 }
 
@@ -33,6 +35,10 @@ func NewSealer(key []byte) (*Sealer, error) {
 	if len(key) != keySize {
 		return nil, tartarus.Errorf(tartarus.Invalid, "a secret key has %d bytes, not %d", keySize, len(key))
 	}
+	root, err := hkdf.Extract(sha256.New, key, []byte("tartarus"))
+	if err != nil {
+		return nil, fmt.Errorf("use secret key: %w", err)
+	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, fmt.Errorf("use secret key: %w", err)
@@ -41,7 +47,7 @@ func NewSealer(key []byte) (*Sealer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("use secret key: %w", err)
 	}
-	s := &Sealer{aead: aead}
+	s := &Sealer{aead: aead, root: root}
 	sum := sha256.Sum256(append([]byte("tartarus secret key "), key...))
 	copy(s.tag[:], sum[:])
 	return s, nil
