@@ -296,3 +296,44 @@ type Secret struct {
 	CreatedAt      time.Time         `json:"createdAt"`
 	UpdatedAt      time.Time         `json:"updatedAt"`
 }
+
+// NewVolume is the body that makes a volume.
+type NewVolume struct {
+	Name string `json:"name"`
+}
+
+// Volume is a volume in a listing.
+type Volume struct {
+	VolumeID string `json:"volumeID"`
+	Name     string `json:"name"`
+}
+
+// VolumeAndToken is a volume with the token that its content is reached with, at api.{domain} where there is a domain.
+type VolumeAndToken struct {
+	VolumeID string `json:"volumeID"`
+	Name     string `json:"name"`
+	Token    string `json:"token"`
+	Domain   string `json:"domain,omitempty"`
+}
+
+// VolumeEntry is a file or folder of a volume.
+type VolumeEntry struct {
+	Name   string    `json:"name"`
+	Type   string    `json:"type"` // file, directory, symlink or unknown
+	Path   string    `json:"path"`
+	Size   int64     `json:"size"`
+	Mode   uint32    `json:"mode"` // permissions
+	UID    uint32    `json:"uid"`
+	GID    uint32    `json:"gid"`
+	Atime  time.Time `json:"atime"`
+	Mtime  time.Time `json:"mtime"`
+	Ctime  time.Time `json:"ctime"`
+	Target string    `json:"target,omitempty"` // of a symbolic link
+}
+
+// VolumeEntryChange is the body that changes an entry; what is absent stays.
+type VolumeEntryChange struct {
+	UID  *int64 `json:"uid,omitempty"`
+	GID  *int64 `json:"gid,omitempty"`
+	Mode *int64 `json:"mode,omitempty"`
+}

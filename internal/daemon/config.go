@@ -55,6 +55,9 @@ type Config struct {
 	Redis Redis `key:"redis"`
 	// Fleet is how replicas of the control plane and nodes find each other when they are processes of their own.
 	Fleet Fleet `key:"fleet"`
+	// VolumesDir is where the files of volumes are: empty for a folder of the data folder, else one that all servers and nodes of a
+	// fleet share over a network file system.
+	VolumesDir string `key:"volumesDir" env:"TARTARUS_VOLUMES"`
 	// EnableHypnos switches hibernation on: idle sandboxes become snapshots and wake on traffic.
 	EnableHypnos bool `key:"enableHypnos" env:"ENABLE_HYPNOS"`
 	// LogLevel is the least severe level that is logged: debug, info, warn or error.
@@ -87,6 +90,8 @@ type Limits struct {
 	// DefaultDiskMB and MaxDiskMB are MiB that the writable layer of one sandbox may hold.
 	DefaultDiskMB int64 `key:"defaultDiskMB" env:"TARTARUS_DEFAULT_DISK_MB"`
 	MaxDiskMB     int64 `key:"maxDiskMB" env:"TARTARUS_MAX_DISK_MB"`
+	// MaxVolumeMB is MiB that one volume may hold.
+	MaxVolumeMB int64 `key:"maxVolumeMB" env:"TARTARUS_MAX_VOLUME_MB"`
 	// MaxPIDs is how many processes and threads one sandbox may have.
 	MaxPIDs int64 `key:"maxPIDs" env:"TARTARUS_MAX_PIDS"`
 	// MaxSandboxes is how many sandboxes this node holds at once.
@@ -138,6 +143,7 @@ func Default() Config {
 			MaxMemoryMB:     16 << 10,
 			DefaultDiskMB:   4 << 10, // sparse: only what is written takes space
 			MaxDiskMB:       64 << 10,
+			MaxVolumeMB:     10 << 10,
 			// A browser with its helpers runs at 300 threads; a fork bomb stops here, at about 100 MB of host kernel memory.
 			MaxPIDs: 4096,
 			// An idle sandbox takes up to 25 MB: 500 of them are 12.5 GB.
@@ -185,6 +191,7 @@ func (c Config) Validate() error {
 		}
 	}
 	check(filepath.IsAbs(c.DataDir), "dataDir %q must be an absolute path", c.DataDir)
+	check(c.VolumesDir == "" || filepath.IsAbs(c.VolumesDir), "volumesDir %q must be an absolute path, or empty", c.VolumesDir)
 	check(validAddr(c.APIAddr), "apiAddr %q must be host:port", c.APIAddr)
 	check(c.EdgeAddr == "" || c.EdgeAddr == EdgeOff || validAddr(c.EdgeAddr), "edgeAddr %q must be host:port, or off", c.EdgeAddr)
 	check(domainName.MatchString(c.Domain), "domain %q must be a lower-case host name", c.Domain)
@@ -216,6 +223,7 @@ func (l Limits) validate() (errs []error) {
 	between("defaultMemoryMB", l.DefaultMemoryMB, 128, l.MaxMemoryMB)
 	between("maxDiskMB", l.MaxDiskMB, 1, 16<<20)
 	between("defaultDiskMB", l.DefaultDiskMB, 1, l.MaxDiskMB)
+	between("maxVolumeMB", l.MaxVolumeMB, 1, 16<<20)
 	between("maxPIDs", l.MaxPIDs, 16, 4<<20) // 4 Mi is the kernel's own PID_MAX_LIMIT
 	between("maxSandboxes", int64(l.MaxSandboxes), 1, 100_000)
 	return errs

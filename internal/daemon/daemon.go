@@ -77,6 +77,7 @@ type parts struct {
 	hub       *link.Hub    // of a replica whose nodes are elsewhere
 	uplink    *link.Uplink // of a node whose control plane is elsewhere
 	secrets   *secret.Vault
+	volumes   *olympus.Volumes
 	templates *templates
 	slots     *network.Pool
 	agent     *hecatoncheir.Agent
@@ -176,6 +177,10 @@ func (d *Daemon) openKeys(ctx context.Context, p *parts) (err error) {
 		return err
 	}
 	p.secrets = secret.NewVault(p.kept.secrets, key)
+	if p.volumes, err = d.openVolumes(p.kept.volumes, key, p.state); err != nil {
+		return err
+	}
+	p.onClose(closer(p.volumes.Files))
 	return nil
 }
 
@@ -254,7 +259,7 @@ func (d *Daemon) openControl(p *parts) (err error) {
 	p.api, err = olympus.New(olympus.Config{
 		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
-		Secrets: p.secrets, Joins: joins,
+		Secrets: p.secrets, Volumes: p.volumes, Joins: joins,
 	})
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/store/redis"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+	"github.com/tartarus-sandbox/tartarus/internal/volume"
 )
 
 // stores are what the control plane keeps, wherever that is. A node's journal is never among them: it is on the node.
@@ -19,12 +20,13 @@ type stores struct {
 	queue    acheron.Queue
 	keys     tenant.Store
 	secrets  secret.Store
+	volumes  volume.Store
 	vault    link.Vault
 	shared   bool // other replicas have them too, and they can be away
 }
 
 func embedded(db *sqlite.DB) stores {
-	return stores{registry: db.Registry(), queue: db.Queue(), keys: db.Keys(), secrets: db.Secrets(), vault: db.Vault()}
+	return stores{registry: db.Registry(), queue: db.Queue(), keys: db.Keys(), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault()}
 }
 
 // openShared opens the store in Redis. It need not be there: until it is, everything in it is tartarus.Unavailable.
@@ -38,6 +40,6 @@ func openShared(ctx context.Context, c Redis, log *slog.Logger) (stores, *redis.
 		return stores{}, nil, err
 	}
 	return stores{
-		registry: newRemembered(db.Registry()), queue: db.Queue(), keys: newRememberedKeys(db.Keys()), secrets: db.Secrets(), vault: db.Vault(), shared: true,
+		registry: newRemembered(db.Registry()), queue: db.Queue(), keys: newRememberedKeys(db.Keys()), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault(), shared: true,
 	}, db, nil
 }

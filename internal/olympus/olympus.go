@@ -31,6 +31,8 @@ type Config struct {
 
 	// Secrets holds what tenants keep for use in what leaves their sandboxes; nil keeps none.
 	Secrets *secret.Vault
+	// Volumes is storage that outlives sandboxes; nil keeps none.
+	Volumes *Volumes
 
 	// Domain is the wildcard domain of the edge, with its port where that is not 443. Clients are told it, so that they find
 	// {port}-{sandbox}.{domain}; empty leaves them to their own setting.

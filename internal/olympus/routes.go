@@ -13,6 +13,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+	"github.com/tartarus-sandbox/tartarus/internal/volume"
 )
 
 // headerRequest names the request in answers and in the log.
@@ -27,14 +28,15 @@ const anyone tenant.Role = "anyone"
 type route struct {
 	method  string
 	pattern string
-	role    tenant.Role // least role, or anyone
+	role    tenant.Role // least role, anyone, or byVolume
 	handle  func(s *Server, w http.ResponseWriter, r *http.Request, who caller) error
 }
 
 // caller is who makes a request.
 type caller struct {
 	key     tenant.Key
-	request string // id of the request
+	volume  volume.Claims // of the routes of a volume's content, in the place of key
+	request string        // id of the request
 	now     time.Time
 }
 
@@ -67,6 +69,18 @@ var routes = []route{
 	{"GET", "/secrets/{secretID}", tenant.Reader, (*Server).getSecret},
 	{"POST", "/secrets/{secretID}", tenant.Developer, (*Server).updateSecret},
 	{"DELETE", "/secrets/{secretID}", tenant.Developer, (*Server).deleteSecret},
+
+	{"POST", "/volumes", tenant.Developer, (*Server).createVolume},
+	{"GET", "/volumes", tenant.Reader, (*Server).listVolumes},
+	{"GET", "/volumes/{volumeID}", tenant.Reader, (*Server).getVolume},
+	{"DELETE", "/volumes/{volumeID}", tenant.Developer, (*Server).deleteVolume},
+	{"GET", "/volumecontent/{volumeID}/dir", byVolume, (*Server).listVolumeDir},
+	{"POST", "/volumecontent/{volumeID}/dir", byVolume, (*Server).makeVolumeDir},
+	{"GET", "/volumecontent/{volumeID}/file", byVolume, (*Server).getVolumeFile},
+	{"PUT", "/volumecontent/{volumeID}/file", byVolume, (*Server).putVolumeFile},
+	{"GET", "/volumecontent/{volumeID}/path", byVolume, (*Server).getVolumePath},
+	{"PATCH", "/volumecontent/{volumeID}/path", byVolume, (*Server).setVolumePath},
+	{"DELETE", "/volumecontent/{volumeID}/path", byVolume, (*Server).deleteVolumePath},
 
 	{"GET", "/templates", tenant.Reader, (*Server).listTemplates},
 	{"GET", "/teams", tenant.Reader, (*Server).listTeams},
@@ -120,8 +134,11 @@ func (s *Server) endpoint(rt route) http.HandlerFunc {
 
 // enter checks that the caller may pass.
 func (s *Server) enter(role tenant.Role, r *http.Request, who *caller) error {
-	if role == anyone {
+	switch role {
+	case anyone:
 		return nil
+	case byVolume:
+		return s.enterVolume(r, who)
 	}
 	key, err := s.gate.authenticate(r.Context(), r.Header, who.now)
 	if err != nil {

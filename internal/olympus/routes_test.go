@@ -71,7 +71,7 @@ func TestRoutesAreDocumented(t *testing.T) {
 			t.Errorf("%s is not in openapi.yaml", name)
 		case open != (row.Role == "anyone"):
 			t.Errorf("%s: the rule is %q, but openapi.yaml says open=%v", name, row.Role, open)
-		case row.Role != "anyone" && !tenant.Admin.Covers(row.Role):
+		case row.Role != "anyone" && row.Role != "volume" && !tenant.Admin.Covers(row.Role):
 			t.Errorf("%s: %q is no rule", name, row.Role)
 		}
 		seen[name] = true
@@ -93,6 +93,10 @@ func TestRoutesHoldTheirRules(t *testing.T) {
 			r := &rig{r.Stack, t}
 			if row.Role == "anyone" {
 				r.call("", row.Method, path, "").want(200)
+				return
+			}
+			if row.Role == "volume" {
+				holdsByVolume(r, row.Method, row.Pattern)
 				return
 			}
 			r.call("", row.Method, path, "").want(401, "X-API-KEY")
@@ -118,6 +122,29 @@ func TestRoutesHoldTheirRules(t *testing.T) {
 			}
 		})
 	}
+}
+
+// holdsByVolume checks that a route takes the token of its own volume and nothing else.
+func holdsByVolume(r *rig, method, pattern string) {
+	r.t.Helper()
+	name := strings.ToLower(method) + strings.NewReplacer("/", "", "{", "", "}", "").Replace(pattern)
+	mine := decode[api.VolumeAndToken](r.call("developer", "POST", "/volumes", `{"name":"mine`+name+`"}`).want(201))
+	other := decode[api.VolumeAndToken](r.call("developer", "POST", "/volumes", `{"name":"other`+name+`"}`).want(201))
+	path := strings.ReplaceAll(pattern, "{volumeID}", mine.VolumeID) + "?path=/x"
+	r.call("", method, path, "").want(401, "token")
+	r.call("admin", method, path, "").want(401, "token")
+	for _, bad := range []string{r.Keys["admin"], "e30.e30.e30", mine.Token + "x", strings.Repeat("a", 10000)} {
+		r.call("", method, path, "", "Authorization", "Bearer "+bad).want(401, "token")
+	}
+	r.call("", method, path, "", "Authorization", "Bearer "+other.Token).want(403)
+	if a := r.call("", method, path, "", "Authorization", "bearer "+mine.Token); a.status == 401 || a.status == 403 || a.status >= 500 {
+		r.t.Fatalf("%s: got %d %s", a.what, a.status, a.body)
+	}
+	if method == "GET" {
+		return
+	}
+	reader := decode[api.VolumeAndToken](r.call("reader", "GET", "/volumes/"+mine.VolumeID, "").want(200))
+	r.call("", method, path, "{}", "Authorization", "Bearer "+reader.Token).want(403, "reading only")
 }
 
 func TestUnknownRoutesAreJSON(t *testing.T) {

@@ -104,14 +104,14 @@ func (t *Tree) Link(old, p string) error {
 }
 
 // add charges for a new entry and makes it; when making it fails half-way, it is taken away again.
-func (t *Tree) add(p string, make func() error) error {
+func (t *Tree) add(p string, create func() error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.charge(inodeCost); err != nil {
 		return err
 	}
 	_, before := t.root.Lstat(p)
-	err := make()
+	err := create()
 	if err != nil {
 		_ = t.charge(-inodeCost) // giving back is never refused
 		if errors.Is(before, fs.ErrNotExist) {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -19,7 +20,11 @@ type Library struct {
 
 	mu   sync.Mutex
 	open map[string]*shelf
+	idle []string // ids of those in open that nobody uses now, the longest first
 }
+
+// maxIdle is how many trees stay open for who comes next: opening one means measuring it.
+const maxIdle = 64
 
 // shelf is a tree that is open, and by how many.
 type shelf struct {
@@ -27,7 +32,6 @@ type shelf struct {
 	tree *Tree
 	err  error
 	refs int
-	gone bool // removed while it was open
 }
 
 // OpenLibrary makes the folder where it is missing. quota is the bytes that each volume may hold.
@@ -77,7 +81,10 @@ func (l *Library) Remove(id string) error {
 	}
 	l.mu.Lock()
 	if s := l.open[id]; s != nil {
-		s.gone = true
+		if s.refs == 0 {
+			s.close()
+			l.idle = slices.DeleteFunc(l.idle, func(other string) bool { return other == id })
+		}
 		delete(l.open, id)
 	}
 	l.mu.Unlock()
@@ -100,31 +107,64 @@ func (l *Library) Open(id string) (tree *Tree, release func(), err error) {
 		s = &shelf{}
 		l.open[id] = s
 	}
-	s.refs++
+	if s.refs++; s.refs == 1 {
+		l.idle = slices.DeleteFunc(l.idle, func(other string) bool { return other == id })
+	}
 	l.mu.Unlock()
 	s.once.Do(func() {
 		if s.tree, s.err = openTree(dir, l.quota); errors.Is(s.err, fs.ErrNotExist) {
 			s.err = tartarus.Errorf(tartarus.NotFound, "volume %s is gone", id)
 		}
 	})
-	release = sync.OnceFunc(func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if s.refs--; s.refs > 0 {
-			return
-		}
-		if l.open[id] == s {
-			delete(l.open, id)
-		}
-		if s.tree != nil {
-			_ = s.tree.close() // nothing was written through it that could be lost
-		}
-	})
+	release = sync.OnceFunc(func() { l.leave(id, s) })
 	if s.err != nil {
 		release()
 		return nil, nil, s.err
 	}
 	return s.tree, release, nil
+}
+
+// leave gives up one use of a tree. The last one leaves it open, unless it is gone or too many are.
+func (l *Library) leave(id string, s *shelf) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.refs--; s.refs > 0 {
+		return
+	}
+	if l.open[id] != s || s.tree == nil {
+		if l.open[id] == s {
+			delete(l.open, id)
+		}
+		s.close()
+		return
+	}
+	l.idle = append(l.idle, id)
+	if len(l.idle) > maxIdle {
+		l.closeIdle(1)
+	}
+}
+
+// closeIdle closes the first n of those that nobody uses. l.mu is held.
+func (l *Library) closeIdle(n int) {
+	for _, id := range l.idle[:n] {
+		l.open[id].close()
+		delete(l.open, id)
+	}
+	l.idle = slices.Delete(l.idle, 0, n)
+}
+
+// Close closes what nobody uses.
+func (l *Library) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closeIdle(len(l.idle))
+	return nil
+}
+
+func (s *shelf) close() {
+	if s.tree != nil {
+		_ = s.tree.close() // nothing was written through it that could be lost
+	}
 }
 
 // Sweep removes what interrupted removals left.

@@ -12,6 +12,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+	"github.com/tartarus-sandbox/tartarus/internal/volume"
 )
 
 // Stack is the control plane on a real store with one node without machines.
@@ -46,6 +47,10 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 	if err != nil {
 		t.Fatal(err)
 	}
+	volumes, err := newVolumes(db.Volumes(), key, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	cfg := olympus.Config{
 		Registry: db.Registry(), Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
 		Templates: Templates{
@@ -53,7 +58,7 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 			"tiny": {ID: "tinytemplateid000000", BuildID: "b2", Names: []string{"tiny"}},
 		},
 		Domain: "sb.test:8443", Version: "test", CanPause: true,
-		Secrets: secret.NewVault(db.Secrets(), key),
+		Secrets: secret.NewVault(db.Secrets(), key), Volumes: volumes,
 	}
 	if change != nil {
 		change(&cfg, s.Node)
@@ -63,6 +68,19 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 	}
 	s.run(t)
 	return s
+}
+
+func newVolumes(store volume.Store, key *secret.Sealer, dir string) (*olympus.Volumes, error) {
+	signing, err := key.Derive("volume tokens")
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := volume.NewTokens(signing)
+	if err != nil {
+		return nil, err
+	}
+	files, err := volume.OpenLibrary(dir, 1<<20)
+	return &olympus.Volumes{Store: store, Files: files, Tokens: tokens}, err
 }
 
 // run keeps the node working until the test ends.
