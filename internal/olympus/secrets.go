@@ -22,8 +22,7 @@ func (s *Server) vault() (*secret.Vault, error) {
 
 // createSecret makes a secret.
 func (s *Server) createSecret(w http.ResponseWriter, r *http.Request, who caller) error {
-	var in api.NewSecret
-	v, err := s.secretBody(w, r, &in)
+	v, in, err := s.secretBody(w, r)
 	if err != nil {
 		return err
 	}
@@ -38,8 +37,7 @@ func (s *Server) createSecret(w http.ResponseWriter, r *http.Request, who caller
 
 // updateSecret gives a secret a new value.
 func (s *Server) updateSecret(w http.ResponseWriter, r *http.Request, who caller) error {
-	var in api.SecretUpdate
-	v, err := s.secretBody(w, r, &in)
+	v, in, err := s.secretBody(w, r)
 	if err != nil {
 		return err
 	}
@@ -53,16 +51,33 @@ func (s *Server) updateSecret(w http.ResponseWriter, r *http.Request, who caller
 }
 
 // secretBody reads a body that holds a value. What is wrong with it is told by place, never by showing it.
-func (s *Server) secretBody(w http.ResponseWriter, r *http.Request, in any) (*secret.Vault, error) {
-	v, err := s.vault()
-	if err != nil {
-		return nil, err
+func (s *Server) secretBody(w http.ResponseWriter, r *http.Request) (v *secret.Vault, in api.NewSecret, err error) {
+	if v, err = s.vault(); err != nil {
+		return nil, in, err
 	}
 	raw, err := readBody(w, r)
 	if err != nil {
-		return nil, err
+		return nil, in, err
 	}
-	return v, decode(raw, in, false)
+	var body struct {
+		api.NewSecret
+		Metadata map[string]*string `json:"metadata"` // to tell null from an empty text
+	}
+	if err := decode(raw, &body, false); err != nil {
+		return nil, in, err
+	}
+	in = body.NewSecret
+	if body.Metadata == nil {
+		return v, in, nil
+	}
+	in.Metadata = make(map[string]string, len(body.Metadata))
+	for name, value := range body.Metadata {
+		if value == nil {
+			return nil, in, tartarus.Errorf(tartarus.Invalid, "metadata %.40q must be a text", name)
+		}
+		in.Metadata[name] = *value
+	}
+	return v, in, nil
 }
 
 // getSecret describes a secret by id or name.
