@@ -79,6 +79,21 @@ type Execer interface {
 	Exec(ctx context.Context, argv []string, stdout io.Writer) (int, error)
 }
 
+// Differ is a Machine that can write only what changed since its last snapshot, while its guest stands still for much less time.
+type Differ interface {
+	// SnapshotDiff is Snapshot, but of the memory only what changed since the snapshot with the manifest ID base, which must be
+	// the machine's last, or the one it was restored from: another is tartarus.Conflict, and a driver that was not told to track changes
+	// says tartarus.Unsupported. What it writes is restored after Merger.Merge only.
+	SnapshotDiff(ctx context.Context, dir, base string) error
+}
+
+// Merger is a Driver whose machines are Differs.
+type Merger interface {
+	// Merge makes of a whole snapshot and those that build on it, in order, one whole snapshot in dir, which exists and is
+	// empty. It is what the last one stands for, and can take its place in the chain. The others are left as they were.
+	Merge(ctx context.Context, chain []string, dir string) error
+}
+
 // Config describes the machine to make.
 type Config struct {
 	ID        string             // fixed length, lower-case letters and digits

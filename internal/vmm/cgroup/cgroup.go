@@ -369,6 +369,9 @@ func (g *Group) Kill() {
 		return
 	}
 	for _, pid := range g.PIDs() {
+		if pid == os.Getpid() {
+			continue // a thread on its way through, see Start
+		}
 		_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is as good
 	}
 }

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -306,4 +308,46 @@ func TestHost(t *testing.T) {
 	if alarm != nil {
 		alarm.Close()
 	}
+}
+
+// TestStartPutsAProcessInTheGroup starts many at once: each is in its group from its first instruction, and no thread of this
+// program stays there, which Remove would take for a process to kill.
+func TestStartPutsAProcessInTheGroup(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	h, err := Detect()
+	if err != nil {
+		t.Skip(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			name := fmt.Sprintf("teststart%d%d", os.Getpid(), i)
+			g, err := h.Make(name, Limits{PIDs: 5})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() {
+				if err := g.Remove(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}()
+			var out strings.Builder
+			cmd := exec.Command("cat", "/proc/self/cgroup")
+			cmd.Stdout = &out
+			if err := g.Start(cmd); err != nil {
+				t.Error(err)
+				return
+			}
+			if slices.Contains(g.PIDs(), os.Getpid()) {
+				t.Error("this program is in the group")
+			}
+			if err := cmd.Wait(); err != nil || strings.Count(out.String(), "/"+Parent+"/"+name) != len(g.dirs) {
+				t.Errorf("%v, the process is in\n%s", err, out.String())
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Start starts cmd in the group, so that nothing it does is ever charged elsewhere. In v2 the kernel makes the process there. In v1
@@ -24,16 +26,40 @@ func (g *Group) Start(cmd *exec.Cmd) error {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 		return cmd.Start()
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread stays in the group and ends with this function
+	err = nil
+	onThread(func() {
+		defer g.leave()
 		for _, d := range g.dirs {
-			if err := write(filepath.Join(d, "tasks"), "0"); err != nil {
-				done <- fmt.Errorf("enter control group %s: %w", g.name, err)
+			if err = write(filepath.Join(d, "tasks"), "0"); err != nil {
+				err = fmt.Errorf("enter control group %s: %w", g.name, err)
 				return
 			}
 		}
-		done <- cmd.Start()
+		err = cmd.Start()
+	})
+	return err
+}
+
+// leave takes the calling thread out of the group at once: while it is there the group holds this very process.
+func (g *Group) leave() {
+	for _, b := range g.host.bases() {
+		_ = write(filepath.Join(b, "tasks"), "0") // the thread is about to end, which takes it out too
+	}
+}
+
+// onThread runs f on a thread that ends with it.
+func onThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked but below: the thread ends with this function
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		// The program's first thread never ends. While this function holds it, another goroutine gets another thread.
+		onThread(f)
+		runtime.UnlockOSThread()
 	}()
-	return <-done
+	<-done
 }

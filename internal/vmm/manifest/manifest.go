@@ -47,10 +47,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type Manifest struct {
 	Format  int               `json:"format"`
 	Driver  string            `json:"driver"`
-	Version string            `json:"version"`         // of the runtime that wrote it
-	RootFS  string            `json:"rootfs"`          // which image it stands on, see ImageID
-	Needs   map[string]string `json:"needs,omitempty"` // what else must be as it was, by its name in a sentence
-	Base    string            `json:"base,omitempty"`  // ID of the snapshot that this one only holds the changes to
+	Version string            `json:"version"`          // of the runtime that wrote it
+	RootFS  string            `json:"rootfs"`           // which image it stands on, see ImageID
+	Needs   map[string]string `json:"needs,omitempty"`  // what else must be as it was, by its name in a sentence
+	Base    string            `json:"base,omitempty"`   // ID of the snapshot that this one only holds the changes to
+	Stands  string            `json:"stands,omitempty"` // ID of the snapshot that this one, merged of a chain, is the whole form of
 	Files   []FileSum         `json:"files"`
 }
 
@@ -88,6 +89,14 @@ func (m Manifest) ID() string {
 	}
 	sum := sha256.Sum256(inner)
 	return hex.EncodeToString(sum[:])
+}
+
+// Chain is the ID that a snapshot which builds on this one has as its Base.
+func (m Manifest) Chain() string {
+	if m.Stands != "" {
+		return m.Stands
+	}
+	return m.ID()
 }
 
 // Read reads the manifest in dir: tartarus.Corrupt when there is none or it is damaged.

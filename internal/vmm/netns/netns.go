@@ -17,9 +17,19 @@ var empty = sync.OnceValues(func() (f *os.File, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread, now in the wrong namespace, ends with this function
+		runtime.LockOSThread()
+		home, herr := os.Open("/proc/thread-self/ns/net")
+		if err = herr; err != nil {
+			runtime.UnlockOSThread()
+			return
+		}
+		defer home.Close()
 		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
 			f, err = os.Open("/proc/thread-self/ns/net")
+		}
+		// Without the unlock the thread ends here, unless it is the program's first, which must come back.
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
 		}
 	}()
 	<-done

@@ -231,6 +231,6 @@ number: lea     -1(%rsp), %rsi                  # the digits, from the last to t
 gdt:    .quad   0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff
 table:  .word   table - gdt - 1
         .quad   gdt
-hello:  .asciz  "=payload\n"
+hello:  .asciz  "payload\n"
 ok:     .asciz  "ok"
 what:   .asciz  "what?"

@@ -5,6 +5,7 @@ package vmmtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -29,9 +30,30 @@ type Factory struct {
 	// Exec runs argv inside the guest by other means than vmm.Execer; nil uses Execer.
 	Exec func(ctx context.Context, m vmm.Machine, argv []string) (out string, code int, err error)
 
+	// Lacks maps what the driver's guest cannot do to the reason; rows that need it are skipped, or do without what depends on it.
+	Lacks map[Ability]string
+
+	// TAP makes slots whose device is a TAP, which virtual machine monitors attach to, instead of one end of a veth pair.
+	TAP bool
+
+	// MemoryMB is what machines get; 0 is 256, which rows about memory count on.
+	MemoryMB int64
+
 	// Skips maps the names of rows that the driver cannot do to the reason.
 	Skips map[string]string
 }
+
+// Ability is something that a guest can do.
+type Ability string
+
+// The abilities.
+const (
+	Linux   Ability = "run programs"  // a Linux guest with the program that BuildGuest builds
+	Network Ability = "use a network" // an interface with the address of its slot, and what listens there
+)
+
+// Verbs that every guest understands through Factory.Exec, with or without Linux: "cat /count" tells how far it has counted, "write
+// PATH TEXT" and "cat PATH" keep a text in memory or a file, "args X" repeats X, and "end" ends the machine.
 
 // GuestPath is where an image for the suite has the guest program.
 const GuestPath = "/bin/guest"
@@ -40,46 +62,47 @@ const GuestPath = "/bin/guest"
 const rowTimeout = time.Minute
 
 type row struct {
-	name string
-	run  func(*env)
+	name  string
+	run   func(*env)
+	needs Ability // of the guest; empty for none but counting
 }
 
 // rows are the promises, simplest first.
 var rows = []row{
-	{"boot", boot},
-	{"args env hostname", argsEnvHostname},
-	{"exec", execute},
-	{"limit memory", limitMemory},
-	{"limit disk", limitDisk},
-	{"limit pids", limitPIDs},
-	{"limit pids of a wild fork bomb", wildForkBomb},
-	{"limit cpu", limitCPU},
-	{"network", network},
-	{"no network", noNetwork},
-	{"pause and resume", pauseResume},
-	{"snapshot and restore", snapshotRestore},
-	{"restore three at once", restoreThree},
-	{"snapshot of a paused machine", snapshotPaused},
-	{"snapshot that fails", snapshotFails},
-	{"damaged snapshot", snapshotDamaged},
-	{"snapshot on another image", snapshotOtherImage},
-	{"disk alone", diskAlone},
-	{"disk of a whole snapshot", diskOfWhole},
-	{"damaged disk", diskDamaged},
-	{"adopt", adopt},
-	{"adopt a paused machine", adoptPaused},
-	{"adopt refuses another process", adoptOther},
-	{"adopt a dead machine", adoptDead},
-	{"stop is idempotent", stopIdempotent},
-	{"ended by itself", endedByItself},
-	{"wait ends with its context", waitContext},
-	{"same id", sameID},
-	{"related ids", relatedIDs},
-	{"bad configuration", badConfiguration},
-	{"boot that fails", bootFails},
-	{"boot that is given up", bootGivenUp},
-	{"ten at once", tenAtOnce},
-	{"leftovers", leftovers},
+	{"boot", boot, ""},
+	{"args env hostname", argsEnvHostname, Linux},
+	{"exec", execute, Linux},
+	{"limit memory", limitMemory, Linux},
+	{"limit disk", limitDisk, Linux},
+	{"limit pids", limitPIDs, Linux},
+	{"limit pids of a wild fork bomb", wildForkBomb, Linux},
+	{"limit cpu", limitCPU, Linux},
+	{"network", network, Network},
+	{"no network", noNetwork, Network},
+	{"pause and resume", pauseResume, ""},
+	{"snapshot and restore", snapshotRestore, ""},
+	{"restore three at once", restoreThree, ""},
+	{"snapshot of a paused machine", snapshotPaused, ""},
+	{"snapshot that fails", snapshotFails, ""},
+	{"damaged snapshot", snapshotDamaged, ""},
+	{"snapshot on another image", snapshotOtherImage, ""},
+	{"disk alone", diskAlone, Linux},
+	{"disk of a whole snapshot", diskOfWhole, Linux},
+	{"damaged disk", diskDamaged, Linux},
+	{"adopt", adopt, ""},
+	{"adopt a paused machine", adoptPaused, ""},
+	{"adopt refuses another process", adoptOther, ""},
+	{"adopt a dead machine", adoptDead, ""},
+	{"stop is idempotent", stopIdempotent, ""},
+	{"ended by itself", endedByItself, ""},
+	{"wait ends with its context", waitContext, ""},
+	{"same id", sameID, ""},
+	{"related ids", relatedIDs, ""},
+	{"bad configuration", badConfiguration, ""},
+	{"boot that fails", bootFails, ""},
+	{"boot that is given up", bootGivenUp, ""},
+	{"ten at once", tenAtOnce, ""},
+	{"leftovers", leftovers, ""},
 }
 
 // Run tries every row.
@@ -88,8 +111,9 @@ func Run(t *testing.T, f Factory) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := probe.Probe(t.Context()); !s.Usable {
-		t.Skipf("driver %s: %s", probe.Name(), s.Reason)
+	name, support := probe.Name(), probe.Probe(t.Context())
+	if !support.Usable {
+		t.Skipf("driver %s: %s", name, support.Reason)
 	}
 	known := map[string]bool{}
 	image := f.RootFS(t)
@@ -98,8 +122,12 @@ func Run(t *testing.T, f Factory) {
 		known[r.name] = true
 		t.Run(r.name, func(t *testing.T) {
 			if why, skip := f.Skips[r.name]; skip {
-				t.Skip(why)
+				t.Skipf("%s: %s", name, why)
 			}
+			if why, lacks := f.Lacks[r.needs]; lacks {
+				t.Skipf("%s: its guest cannot %s: %s", name, r.needs, why)
+			}
+			t.Logf("runtime %s %s, tier %s", name, support.Version, support.Tier)
 			ctx, cancel := context.WithTimeout(t.Context(), rowTimeout)
 			defer cancel()
 			e := &env{T: t, ctx: ctx, factory: f, dir: t.TempDir(), image: image}
@@ -116,6 +144,12 @@ func Run(t *testing.T, f Factory) {
 			t.Errorf("skips a row %q that does not exist", name)
 		}
 	}
+}
+
+// can reports whether the driver's guest has an ability.
+func (e *env) can(a Ability) bool {
+	_, lacks := e.factory.Lacks[a]
+	return !lacks
 }
 
 // warmUp boots a machine once: what a driver keeps for the life of the program is there before anybody looks.
@@ -157,7 +191,7 @@ func (e *env) config(id string) vmm.Config {
 	return vmm.Config{
 		ID: prefix + id, RootFS: e.image, Args: []string{GuestPath, "init", "one", "two"}, Hostname: "h-" + id,
 		Env:       []string{"GREETING=hello"},
-		Resources: tartarus.Resources{VCPU: 1, MemoryMB: 256, DiskMB: 64, PIDs: 64},
+		Resources: tartarus.Resources{VCPU: 1, MemoryMB: cmp.Or(e.factory.MemoryMB, 256), DiskMB: 64, PIDs: 64},
 	}
 }
 

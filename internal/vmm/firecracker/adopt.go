@@ -1,0 +1,203 @@
+package firecracker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
+)
+
+// adoptTimeout bounds how long a monitor may take to answer the process that adopts it. Measured: 1 ms.
+const adoptTimeout = 10 * time.Second
+
+// Adopt implements vmm.Driver.
+func (d *Driver) Adopt(ctx context.Context, r vmm.Record) (vmm.Machine, error) {
+	m, err := d.adopt(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("adopt machine %s: %w", r.ID, err)
+	}
+	return m, nil
+}
+
+func (d *Driver) adopt(ctx context.Context, r vmm.Record) (*machine, error) {
+	var s state
+	if r.Driver != Name {
+		return nil, tartarus.Errorf(tartarus.Invalid, "record is of driver %q", r.Driver)
+	}
+	if err := json.Unmarshal(r.State, &s); err != nil {
+		return nil, tartarus.Errorf(tartarus.Invalid, "read record: %w", err)
+	}
+	v, err := parseVersion("Firecracker v" + s.Version)
+	if err != nil {
+		return nil, tartarus.Errorf(tartarus.Invalid, "read record: %w", err)
+	}
+	if err := d.claim(r.ID); err != nil {
+		return nil, err
+	}
+	m := d.newMachine(r.ID)
+	m.state, m.group = s, d.host.Group(r.ID)
+	if m.handle, err = process.Find(s.Process); err == nil {
+		if err = m.takeOver(ctx, v); err == nil {
+			m.watch(context.WithoutCancel(ctx))
+			d.keep(m)
+			return m, nil
+		}
+		if ctx.Err() != nil { // not the machine's fault: leave it for another try
+			m.close()
+			d.release(r.ID)
+			return nil, err
+		}
+	} else {
+		m.handle = nil
+	}
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if cerr := m.discard(cctx); cerr != nil {
+		err = errors.Join(err, cerr)
+		d.release(r.ID)
+	}
+	return nil, tartarus.Errorf(tartarus.NotFound, "machine does not run: %w", err)
+}
+
+// takeOver opens what belongs to a monitor that is held, and makes sure that it answers and is whole.
+func (m *machine) takeOver(ctx context.Context, v version) error {
+	if !inGroup(m.group, m.state.Process.PID) {
+		return errors.New("the monitor is not in its control group")
+	}
+	if err := m.open(); err != nil {
+		return err
+	}
+	m.api.version, m.api.pid = v, m.state.Process.PID
+	if m.state.Pages != nil {
+		var err error
+		if m.pages, err = process.Find(*m.state.Pages); err != nil {
+			return fmt.Errorf("page-fault handler: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	i, err := m.api.Describe(ctx)
+	if err != nil {
+		return err
+	}
+	if i.State != stateRunning && i.State != statePaused {
+		return fmt.Errorf("the machine is %q", printable(i.State))
+	}
+	return nil
+}
+
+// Leftovers implements vmm.Driver.
+func (d *Driver) Leftovers(ctx context.Context, owned func(id string) bool, remove bool) ([]vmm.Leftover, error) {
+	entries, err := os.ReadDir(d.jails)
+	if err != nil {
+		return nil, fmt.Errorf("list leftovers: %w", err)
+	}
+	var folders, ids []string
+	for _, e := range entries {
+		folders = append(folders, e.Name())
+	}
+	stray, err := d.processes()
+	if err != nil {
+		return nil, fmt.Errorf("list leftovers: %w", err)
+	}
+	ids = append(ids, folders...)
+	for id := range stray {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	var found []vmm.Leftover
+	var failed error
+	for _, id := range slices.Compact(ids) {
+		if owned(id) || d.known(id) {
+			continue
+		}
+		for _, pid := range stray[id] {
+			found = append(found, vmm.Leftover{Kind: "process", Name: strconv.Itoa(pid) + " (" + id + ")"})
+		}
+		if d.host.Group(id).Exists() {
+			found = append(found, vmm.Leftover{Kind: "cgroup", Name: id})
+		}
+		if slices.Contains(folders, id) {
+			found = append(found, vmm.Leftover{Kind: "folder", Name: d.folder(id)})
+		}
+		if remove {
+			failed = errors.Join(failed, d.sweep(ctx, id, stray[id]))
+		}
+	}
+	return found, failed
+}
+
+// sweep removes what is there of a machine that nobody owns. Its user is free once its folder is gone.
+func (d *Driver) sweep(ctx context.Context, id string, pids []int) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
+	defer cancel()
+	for _, pid := range pids {
+		h, err := process.Open(pid)
+		if err != nil {
+			continue // gone by itself
+		}
+		if d.machineOf(pid) == id { // the handle is held: this is the process that was found
+			_ = h.Signal(unix.SIGKILL)
+			_ = h.Wait(ctx)
+		}
+		h.Close()
+	}
+	if err := d.host.Group(id).Remove(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(d.folder(id)); err != nil {
+		return fmt.Errorf("remove machine folder: %w", err)
+	}
+	return nil
+}
+
+// processes finds the monitors, jailers and page-fault handlers of this driver's folder, by machine.
+func (d *Driver) processes() (map[string][]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	found := map[string][]int{}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if id := d.machineOf(pid); id != "" {
+			found[id] = append(found[id], pid)
+		}
+	}
+	return found, nil
+}
+
+// machineOf tells which machine pid serves: the jailer and the monitor are started with the machine's id and with a socket whose name is this
+// driver's alone, the page-fault handler with both as well.
+func (d *Driver) machineOf(pid int) string {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	if err != nil {
+		return ""
+	}
+	args := strings.Split(string(b), "\x00")
+	if name := filepath.Base(args[0]); name != exeName && name != pagesProgram && name != filepath.Base(d.cfg.Jailer) {
+		return ""
+	}
+	if !slices.Contains(args, "/"+d.socket()) {
+		return ""
+	}
+	if i := slices.Index(args, "--id"); i > 0 && i+1 < len(args) && tartarus.ValidID(args[i+1]) {
+		return args[i+1]
+	}
+	return ""
+}
