@@ -57,6 +57,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/hecatoncheir", "internal/hades", "the node registers itself"},
 	{"internal/hecatoncheir", "internal/network", "sandboxes get slots"},
 	{"internal/hecatoncheir", "internal/vmm", "sandboxes get machines"},
+	{"internal/hecatoncheir", "internal/thanatos", "sandboxes end by its ladder"},
 	{"internal/hecatoncheir", "internal/guest/guestclient", "the agent in the guest is told who it is"},
 	{"internal/hecatoncheir", "internal/warm", "sandboxes claim machines that wait"},
 	{"internal/warm", "internal/phlegethon", "demand says how many wait"},

@@ -22,6 +22,9 @@ func (a *Agent) Dial(ctx context.Context, id string, port int) (net.Conn, error)
 	if err != nil {
 		return nil, tartarus.Errorf(tartarus.GuestGone, "sandbox %s does not run here", id)
 	}
+	if sb := h.sandbox(); sb.Terminating() {
+		return nil, tartarus.Errorf(tartarus.GuestGone, "sandbox %s is being terminated", id)
+	}
 	if port < 1 || port > 65535 {
 		return nil, tartarus.Errorf(tartarus.Invalid, "%d is not a port", port)
 	}

@@ -16,6 +16,11 @@ func (a *Agent) watch(ctx context.Context, h *held) {
 	if err != nil {
 		return
 	}
+	if t := h.pending(); t != nil { // it ends because of that, unless somebody calls it off
+		if err := t.Wait(ctx); ctx.Err() != nil || !tartarus.Is(err, tartarus.Conflict) {
+			return
+		}
+	}
 	// What ends while it is stopped or paused ends because of that.
 	if phase := h.sandbox().Phase; phase != tartarus.Running {
 		return
@@ -27,9 +32,10 @@ func (a *Agent) watch(ctx context.Context, h *held) {
 	}
 }
 
-// end takes a sandbox off the host and records why. It returns when nothing is left of it. Of several calls at once the first
-// gives the reason and all wait. A sandbox that cannot be removed stays in the journal as stopping; the janitor tries again.
+// end takes a sandbox off the host at once and records why: the last rung of a termination, and all there is to do for one that has ended by itself.
+// It returns when nothing is left of it. Of several calls at once the first gives the reason and all wait. A sandbox that cannot be removed stays in the journal as stopping; the janitor tries again.
 func (a *Agent) end(ctx context.Context, h *held, phase tartarus.Phase, reason tartarus.Reason, message string) error {
+	began := time.Now()
 	h.mu.Lock()
 	first := h.sb.Phase != tartarus.Stopping && !h.sb.Phase.Ended()
 	if first {
@@ -44,9 +50,6 @@ func (a *Agent) end(ctx context.Context, h *held, phase tartarus.Phase, reason t
 	case <-ctx.Done():
 		return fmt.Errorf("stop sandbox %s: %w", h.spec.ID, ctx.Err())
 	}
-	if first {
-		a.keepLogs(ctx, h)
-	}
 	if err := a.cleanUp(ctx, h); err != nil {
 		return errors.Join(err, a.journal(context.WithoutCancel(ctx), h))
 	}
@@ -56,6 +59,10 @@ func (a *Agent) end(ctx context.Context, h *held, phase tartarus.Phase, reason t
 	})
 	if err == nil { // whoever was the one that removed it says so
 		a.tell(h)
+		if sb.Ending != nil {
+			began = sb.Ending.Since
+		}
+		a.count.Ended(sb.Reason, time.Since(began))
 		a.log.Info("sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "phase", sb.Phase, "reason", sb.Reason)
 	}
 	return nil
@@ -121,13 +128,14 @@ func (a *Agent) endDue(ctx context.Context, now time.Time) time.Duration {
 	for _, h := range a.all() {
 		sb := h.sandbox()
 		switch {
+		case h.pending() != nil:
 		case sb.Phase == tartarus.Stopping:
-			go a.expire(ctx, h, sb.Reason, sb.Message)
+			go a.expire(ctx, h, tartarus.Termination{Reason: sb.Reason, Message: sb.Message, Grace: new(time.Duration)})
 		case sb.Phase != tartarus.Running || sb.Deadline.IsZero():
 		case !sb.Deadline.After(now) && sb.Lifecycle.PauseOnTimeout:
 			go a.dozeOff(ctx, h)
 		case !sb.Deadline.After(now):
-			go a.expire(ctx, h, tartarus.ReasonTimeout, "its time was up")
+			go a.expire(ctx, h, tartarus.Termination{Reason: tartarus.ReasonTimeout, Message: "its time was up"})
 		default:
 			next = min(next, sb.Deadline.Sub(now))
 		}
@@ -135,11 +143,10 @@ func (a *Agent) endDue(ctx context.Context, now time.Time) time.Duration {
 	return next
 }
 
-func (a *Agent) expire(ctx context.Context, h *held, reason tartarus.Reason, message string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-	defer cancel()
-	if err := a.end(ctx, h, tartarus.Stopped, reason, message); err != nil && !errors.Is(err, context.Canceled) {
-		a.log.Error("sandbox not removed", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
+// expire begins the end of a sandbox that nobody waits for.
+func (a *Agent) expire(ctx context.Context, h *held, t tartarus.Termination) {
+	if _, err := a.terminate(ctx, h, t); err != nil && !tartarus.Is(err, tartarus.Unavailable) {
+		a.log.Error("sandbox not ended", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
+	"github.com/tartarus-sandbox/tartarus/internal/thanatos"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/warm"
 )
@@ -39,6 +40,8 @@ type Config struct {
 	Starts    int           // starts at once; more than the processors can do makes all of them slow
 	Ephemeral bool          // Run ends every sandbox before it returns
 	StartTime time.Duration // how long one start may take
+	Ends      thanatos.Limits
+	Meter     Meter // counts; may be nil
 	// Prepare has templates snapshot once they are used, so that what is created from them later is restored, not booted.
 	Prepare bool
 	Warm    Warm
@@ -83,6 +86,7 @@ type Agent struct {
 	mu     sync.Mutex
 	held   map[string]*held // by sandbox id
 	dirty  map[string]*held // not told yet how they stand
+	going  bool             // no termination begins any more
 	wakeup chan struct{}    // capacity 1: something is dirty
 
 	flushing chan struct{} // capacity 1: somebody delivers reports
@@ -93,8 +97,11 @@ type Agent struct {
 	wanted    chan warm.Kind // to be prepared when nothing else is to be done
 	origins   origins
 
+	count   Meter
 	starts  sync.WaitGroup // leased work under way
 	busy    atomic.Int32   // how much of it
+	endings sync.WaitGroup // terminations under way
+	leaving chan struct{}  // closed when terminations must be left to the next agent
 	rewound chan struct{}  // capacity 1: a deadline changed
 	ready   chan struct{}
 }
@@ -114,7 +121,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		cfg: c, log: c.Log.With("node", c.Name),
 		usable: map[string]vmm.Driver{}, support: map[string]vmm.Support{},
-		held: map[string]*held{}, dirty: map[string]*held{},
+		held: map[string]*held{}, dirty: map[string]*held{}, count: meterOrNone(c.Meter), leaving: make(chan struct{}),
 		wanted: make(chan warm.Kind, mostWanted),
 		wakeup: make(chan struct{}, 1), flushing: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
 	}
@@ -263,6 +270,11 @@ func (a *Agent) shutdown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*cleanupTime)
 	defer cancel()
 	a.starts.Wait() // bounded: each start has its own deadline
+	a.mu.Lock()
+	a.going = true
+	a.mu.Unlock()
+	close(a.leaving)
+	a.endings.Wait() // bounded: from the kill on by its time, before by that of a journal record
 	if a.cfg.Ephemeral {
 		g := errgroup.Group{}
 		g.SetLimit(8)

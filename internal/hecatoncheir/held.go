@@ -10,6 +10,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
+	"github.com/tartarus-sandbox/tartarus/internal/thanatos"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 )
 
@@ -33,7 +34,8 @@ type held struct {
 	machineID string
 	slot      *network.Slot
 	guest     *guestclient.Client
-	cleaning  sync.Mutex // one cleanup at a time
+	ending    *thanatos.Termination // the last one that was begun; may be over
+	cleaning  sync.Mutex            // one cleanup at a time
 }
 
 // record is how a held sandbox is written in the journal.

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// lastLogTime bounds fetching the log of a sandbox that ends: it must not hold up its end.
-	lastLogTime = 300 * time.Millisecond
 	// maxLogEntries is more than the agent's ring of 1 MiB can hold.
 	maxLogEntries = 1 << 16
 	// keepLogFiles and keepLogTime bound the logs of ended sandboxes: a thousand of at most 1 MiB, for a day.
@@ -90,23 +88,19 @@ func (h *held) fetchLogs(ctx context.Context) ([]tartarus.LogEntry, error) {
 	return out, err
 }
 
-// keepLogs saves the log of a sandbox that is about to end. It is best effort: a sandbox that no longer answers has no log to give.
-func (a *Agent) keepLogs(ctx context.Context, h *held) {
+// keepLogs saves the log of a sandbox that is about to end. One that no longer answers has no log to give.
+func (a *Agent) keepLogs(ctx context.Context, h *held) error {
 	h.mu.Lock()
 	running := h.machine != nil
 	h.mu.Unlock()
 	if !running {
-		return
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, lastLogTime)
-	defer cancel()
 	entries, err := h.fetchLogs(ctx)
 	if err == nil && len(entries) > 0 {
 		err = a.writeLog(h.spec.ID, entries)
 	}
-	if err != nil {
-		a.log.Debug("last log not kept", "sandbox", h.spec.ID, "error", err)
-	}
+	return err
 }
 
 func (a *Agent) logDir() string { return filepath.Join(a.cfg.Dir, "logs") }

@@ -8,13 +8,9 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 )
 
-// Stop ends a sandbox and returns when it is gone. An ended one is tartarus.NotFound.
+// Stop ends a sandbox without grace and returns when it is gone. An ended one is tartarus.NotFound.
 func (a *Agent) Stop(ctx context.Context, id string, reason tartarus.Reason) error {
-	h, err := a.find(id)
-	if err != nil {
-		return err
-	}
-	return a.end(ctx, h, tartarus.Stopped, reason, "somebody asked")
+	return a.Terminate(ctx, id, tartarus.Termination{Reason: reason, Message: "somebody asked", Grace: new(time.Duration)})
 }
 
 // running returns a sandbox that runs.
@@ -38,6 +34,9 @@ func (a *Agent) SetDeadline(ctx context.Context, id string, deadline time.Time, 
 	sb, err := h.change(func(sb *tartarus.Sandbox) error {
 		if sb.Phase != tartarus.Running {
 			return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s", id, sb.Phase)
+		}
+		if sb.Terminating() {
+			return tartarus.Errorf(tartarus.Conflict, "sandbox %s is being terminated; cancel that first", id)
 		}
 		if !extendOnly || deadline.After(sb.Deadline) {
 			sb.Deadline = deadline

@@ -37,6 +37,9 @@ func (a *Agent) pauseFor(ctx context.Context, h *held, healthy bool, reason tart
 			return h.sandbox(), err
 		}
 	}
+	if h.pending() != nil {
+		return h.sandbox(), tartarus.Errorf(tartarus.Conflict, "sandbox %s is being terminated", h.spec.ID)
+	}
 	sb, err := h.change(func(sb *tartarus.Sandbox) error { return sb.Transition(tartarus.Pausing, reason, message) })
 	if err != nil {
 		return sb, err

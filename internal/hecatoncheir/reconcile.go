@@ -68,6 +68,9 @@ func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
 		h.mu.Unlock()
 		go a.watch(watch, h)
 		a.tell(h)
+		if e := r.Sandbox.Ending; e != nil {
+			return a.carryOn(ctx, h, e)
+		}
 		return nil
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)

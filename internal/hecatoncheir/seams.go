@@ -51,6 +51,8 @@ type Template struct {
 
 	StartCmd string // runs in the background from the first boot on; may be empty
 	ReadyCmd string // succeeds once the start command is up; may be empty
+
+	Grace *time.Duration // how long its sandboxes have to end in good order; nil says nothing
 }
 
 // Direct is the Control of a node that shares its process with the stores.
