@@ -27,6 +27,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/cli", "internal/doctor", "doctor is a verb"},
 	{"internal/cli", "internal/image/...", "templates are built on this machine"},
 	{"internal/cli", "internal/guest/guestclient", "exec, cp and logs talk to the guest agent"},
+	{"internal/cli", "internal/guest/hostapi", "help says where a guest's hooks lie"},
 	{"internal/cli", "internal/bench", "bench is a verb"},
 	{"internal/cli", "internal/vmm", "leftovers are printed"},
 	{"internal/bench", "*", "a benchmark holds every layer against its floor"},

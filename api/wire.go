@@ -50,6 +50,8 @@ type NewSandbox struct {
 	CPUCount   *int64 `json:"cpuCount,omitempty"`
 	MemoryMB   *int64 `json:"memoryMB,omitempty"`
 	DiskSizeMB *int64 `json:"diskSizeMB,omitempty"`
+	Grace      *int64 `json:"terminationGrace,omitempty"` // seconds that it has to end in good order, whoever ends it
+	Hibernate  *bool  `json:"hibernate,omitempty"`        // false keeps it awake however idle it is
 }
 
 // AutoResume says whether traffic wakes a paused sandbox.
@@ -121,6 +123,20 @@ type ListedSandbox struct {
 	Phase   string `json:"phase"`
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
+	// Termination is one that is pending, or how the one went that ended it.
+	Termination *Termination `json:"termination,omitempty"`
+}
+
+// Termination is how far the end of a sandbox has come.
+type Termination struct {
+	Reason   string    `json:"reason"`
+	Message  string    `json:"message,omitempty"`
+	Rung     string    `json:"rung"` // cordon, tell, keep or kill: until the last it can be cancelled
+	Since    time.Time `json:"since"`
+	Until    time.Time `json:"until"`              // when the guest's time is up
+	Killed   int       `json:"killed,omitempty"`   // processes that did not end by themselves
+	Snapshot string    `json:"snapshot,omitempty"` // that was kept
+	Notes    []string  `json:"notes,omitempty"`    // what did not go as it should
 }
 
 // SandboxDetail is everything about one sandbox.
@@ -138,6 +154,8 @@ type SandboxDetail struct {
 type Lifecycle struct {
 	OnTimeout  string `json:"onTimeout"` // kill or pause
 	AutoResume bool   `json:"autoResume"`
+	Grace      *int64 `json:"terminationGrace,omitempty"` // seconds
+	Hibernate  bool   `json:"hibernate"`                  // whether it may be, where the server does that
 }
 
 // ConnectRequest is the body of a connect or resume.

@@ -129,6 +129,37 @@ func (c *Client) Kill(ctx context.Context, id string) error {
 	return c.do(ctx, http.MethodDelete, "/sandboxes/"+url.PathEscape(id), nil, nil, nil, nil)
 }
 
+// KillOptions say how a sandbox is ended.
+type KillOptions struct {
+	// Grace is how long the guest has to end in good order; nil is what the sandbox, its template and the server say.
+	Grace *time.Duration
+	// Checkpoint keeps a snapshot of it; when that fails it runs on.
+	Checkpoint bool
+	// Logs waits until its whole log is kept.
+	Logs bool
+}
+
+// Terminate ends a sandbox as o says, and returns when it is gone. When ctx ends first, the termination goes on. One that somebody cancels meanwhile
+// is tartarus.Conflict.
+func (c *Client) Terminate(ctx context.Context, id string, o KillOptions) error {
+	q := url.Values{}
+	if o.Grace != nil {
+		q.Set("grace", o.Grace.String())
+	}
+	if o.Checkpoint {
+		q.Set("checkpoint", "true")
+	}
+	if o.Logs {
+		q.Set("logs", "true")
+	}
+	return c.do(ctx, http.MethodDelete, "/sandboxes/"+url.PathEscape(id), q, nil, nil, nil)
+}
+
+// CancelTermination lets a sandbox live on that is about to end. Where nothing is pending, or too late, it is tartarus.Conflict.
+func (c *Client) CancelTermination(ctx context.Context, id string) error {
+	return c.do(ctx, http.MethodDelete, "/sandboxes/"+url.PathEscape(id)+"/termination", nil, nil, nil, nil)
+}
+
 // SetTimeout moves the end of a sandbox to d from now, later or earlier.
 func (c *Client) SetTimeout(ctx context.Context, id string, d time.Duration) error {
 	return c.do(ctx, http.MethodPost, "/sandboxes/"+url.PathEscape(id)+"/timeout", nil, nil, api.TimeoutRequest{Timeout: seconds(d)}, nil)

@@ -22,7 +22,8 @@ type wanted struct {
 	cpus                                  int64
 	timeout                               time.Duration
 	env, metadata, allow, deny            []string
-	noNetwork, quiet                      bool
+	noNetwork, quiet, awake               bool
+	grace                                 time.Duration
 }
 
 func (w *wanted) add(f *pflag.FlagSet) {
@@ -37,6 +38,9 @@ func (w *wanted) add(f *pflag.FlagSet) {
 	f.BoolVar(&w.noNetwork, "no-network", false, "nothing may leave the sandbox")
 	f.StringSliceVar(&w.allow, "allow", nil, "address, CIDR or domain that may be reached; everything else may not, unless --deny says what (repeatable)")
 	f.StringSliceVar(&w.deny, "deny", nil, "address or CIDR that may not be reached (repeatable)")
+	f.DurationVar(&w.grace, "grace", -1, "time that it has to end in good order, whoever ends it (default what its template says, else none for a kill and 2s for a timeout)")
+	f.Lookup("grace").DefValue = ""
+	f.BoolVar(&w.awake, "no-hibernate", false, "keep it awake however idle it is")
 	f.BoolVarP(&w.quiet, "quiet", "q", false, "no notes on stderr")
 }
 
@@ -67,6 +71,13 @@ func (w *wanted) request(lookup func(string) (string, bool)) (api.NewSandbox, er
 	}
 	if w.timeout > 0 {
 		in.Timeout = seconds(w.timeout)
+	}
+	if w.grace >= 0 {
+		in.Grace = seconds(w.grace)
+	}
+	if w.awake {
+		no := false
+		in.Hibernate = &no
 	}
 	if w.noNetwork {
 		if len(w.allow)+len(w.deny) > 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
 	"github.com/tartarus-sandbox/tartarus/client"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/hostapi"
 )
 
 func psCommand(e *Env) *cobra.Command {
@@ -97,6 +98,9 @@ func (e *Env) printSandboxes(found []api.ListedSandbox, now time.Time) error {
 			if sb.Reason != "" {
 				state += " (" + sb.Reason + ")"
 			}
+		} else if t := sb.Termination; t != nil {
+			state += " (ending: " + t.Reason + ")"
+			ends = span(max(0, t.Until.Sub(now)))
 		} else if sb.EndAt.After(now) {
 			ends = span(sb.EndAt.Sub(now))
 		}
@@ -156,6 +160,7 @@ func (e *Env) printDetail(sb *api.SandboxDetail) error {
 		{"state", sb.State}, {"reason", strings.TrimSpace(sb.Reason + " " + sb.Message)},
 		{"runtime", sb.Runtime}, {"isolation", sb.Tier}, {"node", sb.Node},
 		{"cpus", fmt.Sprint(sb.CPUCount)}, {"memory", size(sb.MemoryMB << 20)}, {"disk", size(sb.DiskSizeMB << 20)},
+		{"termination", termination(sb.Termination)},
 		{"started", sb.StartedAt.Local().Format(time.RFC3339)}, {"ends", sb.EndAt.Local().Format(time.RFC3339)},
 		{"internet", fmt.Sprint(sb.AllowInternetAccess)},
 	}
@@ -175,23 +180,52 @@ func (e *Env) printDetail(sb *api.SandboxDetail) error {
 	return nil
 }
 
+// termination says in one line how the end of a sandbox went, or stands.
+func termination(t *api.Termination) string {
+	if t == nil {
+		return ""
+	}
+	text := fmt.Sprintf("%s, %s until %s", t.Reason, t.Rung, t.Until.Local().Format(time.RFC3339))
+	if t.Killed > 0 {
+		text += fmt.Sprintf("; %d processes did not end by themselves", t.Killed)
+	}
+	if t.Snapshot != "" {
+		text += "; kept as " + t.Snapshot
+	}
+	return strings.Join(append([]string{text}, t.Notes...), "; ")
+}
+
 // killed is one line of what kill prints as JSON.
 type killed struct {
 	SandboxID string `json:"sandboxID"`
 	Killed    bool   `json:"killed"`
+	Cancelled bool   `json:"cancelled,omitempty"` // it lives on
 	Error     string `json:"error,omitempty"`
 }
 
 func killCommand(e *Env) *cobra.Command {
-	var all bool
+	var all, cancel bool
+	var grace time.Duration
+	var how client.KillOptions
 	cmd := &cobra.Command{
-		Use:               "kill ID...",
-		Aliases:           []string{"rm"},
-		Short:             "End sandboxes",
+		Use:     "kill ID...",
+		Aliases: []string{"rm"},
+		Short:   "End sandboxes",
+		Long: `End sandboxes, and return when they are gone.
+
+Without --grace a sandbox ends at once, unless it was created with a grace or its template has one. With a grace, nothing new reaches it, the
+executables in ` + hostapi.HooksDir + ` run in it, and everything in it gets SIGTERM; it ends when all of that is done, or when the grace is
+over. Until then ` + "`tartarus kill --cancel`" + ` lets it live on; interrupting this command does not.`,
 		ValidArgsFunction: e.completeSandboxes,
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			if all == (len(ids) > 0) {
 				return errors.New("name the sandboxes to end, or give --all")
+			}
+			if cmd.Flags().Changed("grace") {
+				how.Grace = &grace
+			}
+			if grace < 0 || cancel && (how != client.KillOptions{}) {
+				return errors.New("--grace must not be negative, and --cancel goes with nothing else")
 			}
 			if all {
 				found, err := e.list(cmd.Context(), client.ListOptions{})
@@ -207,30 +241,38 @@ func killCommand(e *Env) *cobra.Command {
 				return err
 			}
 			defer cl.Close()
-			return e.kill(cmd.Context(), cl, ids, all)
+			if cancel {
+				return e.each(ids, all, "cancel", func(id string) error { return cl.CancelTermination(cmd.Context(), id) })
+			}
+			return e.each(ids, all, "kill", func(id string) error { return cl.Terminate(cmd.Context(), id, how) })
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "every running and paused sandbox of this key's tenant")
+	f := cmd.Flags()
+	f.BoolVar(&all, "all", false, "every running and paused sandbox of this key's tenant")
+	f.DurationVar(&grace, "grace", 0, "time to end in good order")
+	f.BoolVar(&how.Checkpoint, "checkpoint", false, "keep a snapshot; when that fails the sandbox runs on")
+	f.BoolVar(&how.Logs, "logs", false, "wait until the whole log is kept")
+	f.BoolVar(&cancel, "cancel", false, "let sandboxes live on that are about to end")
 	return cmd
 }
 
 // atOnce is how many calls a command that works on many sandboxes or files has under way.
 const atOnce = 8
 
-// kill ends sandboxes, several at once, and reports each. With goneIsFine those that ended meanwhile are no error.
-func (e *Env) kill(ctx context.Context, cl *client.Client, ids []string, goneIsFine bool) error {
+// each does something to sandboxes, several at once, and reports each. With goneIsFine those that ended meanwhile are no error.
+func (e *Env) each(ids []string, goneIsFine bool, verb string, do func(id string) error) error {
 	errs := make([]error, len(ids))
-	forEach(len(ids), func(i int) { errs[i] = cl.Kill(ctx, ids[i]) })
+	forEach(len(ids), func(i int) { errs[i] = do(ids[i]) })
 	out := make([]killed, len(ids))
 	var failed []error
 	for i, id := range ids {
-		out[i] = killed{SandboxID: id, Killed: errs[i] == nil}
+		out[i] = killed{SandboxID: id, Killed: errs[i] == nil && verb == "kill", Cancelled: errs[i] == nil && verb == "cancel"}
 		switch err := errs[i]; {
 		case err == nil && !e.JSON:
 			fmt.Fprintln(e.Stdout, id)
 		case err != nil && !(goneIsFine && tartarus.Is(err, tartarus.NotFound)):
 			out[i].Error = err.Error()
-			failed = append(failed, fmt.Errorf("kill %s: %w", id, err))
+			failed = append(failed, fmt.Errorf("%s %s: %w", verb, id, err))
 		}
 	}
 	if e.JSON {

@@ -335,6 +335,8 @@ var help = map[string]string{
 	"limits.maxDiskMB":           "most MiB of disk of one sandbox",
 	"limits.maxVolumeMB":         "most MiB of one volume",
 	"limits.maxPIDs":             "processes and threads that one sandbox may have",
+	"limits.endGrace":            "time that a sandbox which times out or is drained has to end in good order",
+	"limits.maxGrace":            "longest such time that may be asked for",
 	"limits.maxSandboxes":        "sandboxes that this node holds at once",
 	"network.base":               "IPv4 range that sandboxes get their addresses from",
 	"network.slots":              "network slots kept ready ahead",

@@ -94,6 +94,10 @@ type Limits struct {
 	MaxVolumeMB int64 `key:"maxVolumeMB" env:"TARTARUS_MAX_VOLUME_MB"`
 	// MaxPIDs is how many processes and threads one sandbox may have.
 	MaxPIDs int64 `key:"maxPIDs" env:"TARTARUS_MAX_PIDS"`
+	// EndGrace is how long a sandbox that is ended by its timeout or a drain has to end in good order, where nothing else is asked.
+	EndGrace time.Duration `key:"endGrace" env:"TARTARUS_END_GRACE"`
+	// MaxGrace is the longest such time, whoever asks.
+	MaxGrace time.Duration `key:"maxGrace" env:"TARTARUS_MAX_GRACE"`
 	// MaxSandboxes is how many sandboxes this node holds at once.
 	MaxSandboxes int `key:"maxSandboxes" env:"TARTARUS_MAX_SANDBOXES"`
 }
@@ -146,6 +150,9 @@ func Default() Config {
 			MaxVolumeMB:     10 << 10,
 			// A browser with its helpers runs at 300 threads; a fork bomb stops here, at about 100 MB of host kernel memory.
 			MaxPIDs: 4096,
+			// What heeds SIGTERM ends within milliseconds; two seconds flush a database, and hold up nobody who waits.
+			EndGrace: 2 * time.Second,
+			MaxGrace: 10 * time.Minute, // the guest agent's own bound
 			// An idle sandbox takes up to 25 MB: 500 of them are 12.5 GB.
 			MaxSandboxes: 500,
 		},
@@ -216,6 +223,12 @@ func (l Limits) validate() (errs []error) {
 	}
 	if l.DefaultTimeout < time.Second || l.DefaultTimeout > l.MaxTimeout {
 		errs = append(errs, tartarus.Errorf(tartarus.Invalid, "limits.defaultTimeout %s must be between 1s and limits.maxTimeout %s", l.DefaultTimeout, l.MaxTimeout))
+	}
+	if l.MaxGrace < 0 || l.MaxGrace > 10*time.Minute {
+		errs = append(errs, tartarus.Errorf(tartarus.Invalid, "limits.maxGrace %s must be between 0s and 10m", l.MaxGrace))
+	}
+	if l.EndGrace < 0 || l.EndGrace > l.MaxGrace {
+		errs = append(errs, tartarus.Errorf(tartarus.Invalid, "limits.endGrace %s must be between 0s and limits.maxGrace %s", l.EndGrace, l.MaxGrace))
 	}
 	between("maxVCPU", int64(l.MaxVCPU), 1, 256)
 	between("defaultVCPU", int64(l.DefaultVCPU), 1, int64(l.MaxVCPU))

@@ -30,6 +30,8 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 		"timeout":           {func(c *Config) { c.Limits.DefaultTimeout = 48 * time.Hour }, "limits.defaultTimeout"},
 		"memory":            {func(c *Config) { c.Limits.DefaultMemoryMB = 64 }, "limits.defaultMemoryMB"},
 		"vcpu":              {func(c *Config) { c.Limits.DefaultVCPU = 0 }, "limits.defaultVCPU"},
+		"grace":             {func(c *Config) { c.Limits.MaxGrace = time.Hour }, "limits.maxGrace"},
+		"end grace":         {func(c *Config) { c.Limits.MaxGrace = time.Second }, "limits.endGrace"},
 		"unmasked range":    {func(c *Config) { c.Network.Base = netip.MustParsePrefix("198.18.0.1/15") }, "network.base"},
 		"small range":       {func(c *Config) { c.Network.Base, c.Limits.MaxSandboxes = netip.MustParsePrefix("198.18.0.0/22"), 1000 }, "limits.maxSandboxes"},
 		"slots":             {func(c *Config) { c.Network.Slots = -1 }, "network.slots"},

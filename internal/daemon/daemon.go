@@ -19,6 +19,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
+	"github.com/tartarus-sandbox/tartarus/internal/thanatos"
 )
 
 // Daemon is a stack in one process, or one part of it: API, edge, node agent and stores.
@@ -232,6 +233,7 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		StartTime: startTime, Ephemeral: d.cfg.Ephemeral, Log: d.log,
 		Prepare: !d.cfg.Ephemeral || d.cfg.Warm.MemoryMB > 0,
 		Warm:    hecatoncheir.Warm{Memory: d.cfg.Warm.MemoryMB << 20, Keep: d.cfg.Warm.Keep, Most: d.cfg.Warm.Most},
+		Ends:    thanatos.Limits{Unattended: d.cfg.Limits.EndGrace, Max: d.cfg.Limits.MaxGrace},
 	})
 }
 

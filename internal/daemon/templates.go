@@ -5,6 +5,7 @@ import (
 	"context"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
@@ -79,8 +80,28 @@ func (t *templates) Template(_ context.Context, id, build string) (hecatoncheir.
 	if i < 0 {
 		return hecatoncheir.Template{}, tartarus.Errorf(tartarus.NotFound, "template %s has no build %s on this node", id, cmp.Or(build, image.DefaultTag))
 	}
+	grace, err := graceOf(all[i].Env)
+	if err != nil {
+		return hecatoncheir.Template{}, tartarus.Errorf(tartarus.Invalid, "template %s: %w", id, err)
+	}
 	return hecatoncheir.Template{
-		ID: id, RootFS: all[i].RootFS, Env: all[i].Env, User: all[i].User, Workdir: all[i].WorkDir,
+		Grace: grace, ID: id, RootFS: all[i].RootFS, Env: all[i].Env, User: all[i].User, Workdir: all[i].WorkDir,
 		StartCmd: all[i].StartCmd, ReadyCmd: all[i].ReadyCmd,
 	}, nil
+}
+
+// graceVariable is how a template says how long its sandboxes have to end in good order: a variable that any builder can set.
+const graceVariable = "TARTARUS_GRACE"
+
+// graceOf reads it.
+func graceOf(env map[string]string) (*time.Duration, error) {
+	text, said := env[graceVariable]
+	if !said {
+		return nil, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return nil, tartarus.Errorf(tartarus.Invalid, "its variable %s=%.40q is no duration such as 10s or 1m", graceVariable, text)
+	}
+	return &d, nil
 }

@@ -49,8 +49,12 @@ func (e *Edge) carry(w http.ResponseWriter, r *http.Request, t target) {
 func (e *Edge) running(ctx context.Context, id string, now time.Time) (tartarus.Sandbox, error) {
 	sb, err := e.ways.find(ctx, id, now)
 	switch {
-	case err != nil, open(sb):
+	case err != nil:
 		return sb, err
+	case sb.Terminating():
+		return sb, errGone // what it has begun to answer goes on, but nothing new reaches it
+	case open(sb):
+		return sb, nil
 	case sb.Phase == tartarus.Paused && sb.Lifecycle.AutoResume && e.cfg.Wake != nil:
 		if sb, err = e.cfg.Wake(ctx, sb); err == nil {
 			e.ways.put(sb, time.Now())

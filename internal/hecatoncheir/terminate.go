@@ -132,6 +132,10 @@ func (s subject) Cordon(ctx context.Context, e *tartarus.Ending) error {
 	if !e.Until.After(e.Since) && !e.Checkpoint {
 		return nil
 	}
+	e.Rung = string(thanatos.Keep)
+	if e.Until.After(e.Since) {
+		e.Rung = string(thanatos.Tell) // where it stands from now on
+	}
 	return s.record(ctx, e)
 }
 
@@ -213,12 +217,17 @@ func (s subject) Keep(ctx context.Context, o thanatos.Order) (snapshot string, e
 	return snapshot, nil
 }
 
-// Kill implements thanatos.Subject.
+// Kill implements thanatos.Subject. Where there is more to say than that it ended, the control plane has it before anybody is answered.
 func (s subject) Kill(ctx context.Context, e *tartarus.Ending) error {
-	if e.Until.After(e.Since) || len(e.Notes) > 0 || e.Checkpoint || e.ExportLogs {
+	telling := e.Until.After(e.Since) || len(e.Notes) > 0 || e.Checkpoint || e.ExportLogs
+	if telling {
 		_, _ = s.h.change(func(sb *tartarus.Sandbox) error { sb.Ending = e; return nil })
 	}
-	return s.a.end(ctx, s.h, tartarus.Stopped, e.Reason, e.Message)
+	err := s.a.end(ctx, s.h, tartarus.Stopped, e.Reason, e.Message)
+	if err == nil && telling {
+		s.a.told(ctx, s.h)
+	}
+	return err
 }
 
 // Report implements thanatos.Subject.

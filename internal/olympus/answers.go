@@ -64,6 +64,12 @@ func answerListed(sb tartarus.Sandbox) api.ListedSandbox {
 		Metadata: sb.Metadata, VolumeMounts: []api.VolumeMount{},
 		Runtime: runtimeOf(sb), Tier: string(sb.Tier), Node: sb.Node, Phase: string(sb.Phase), Reason: string(sb.Reason), Message: sb.Message,
 	}
+	if e := sb.Ending; e != nil {
+		out.Termination = &api.Termination{
+			Reason: string(e.Reason), Message: e.Message, Rung: e.Rung, Since: e.Since.UTC(), Until: e.Until.UTC(), Killed: e.Killed,
+			Snapshot: e.Snapshot, Notes: e.Notes,
+		}
+	}
 	if out.Metadata == nil {
 		out.Metadata = map[string]string{}
 	}
@@ -89,7 +95,11 @@ func (s *Server) answerDetail(sb tartarus.Sandbox, who caller) api.SandboxDetail
 			AllowOut: sb.Network.Allow, DenyOut: sb.Network.Deny, AllowPublicTraffic: &sb.Network.PublicTraffic,
 			MaskRequestHost: sb.Network.MaskRequestHost, HTTPSPorts: sb.Network.HTTPSPorts,
 		},
-		Lifecycle: &api.Lifecycle{OnTimeout: "kill", AutoResume: sb.Lifecycle.AutoResume},
+		Lifecycle: &api.Lifecycle{OnTimeout: "kill", AutoResume: sb.Lifecycle.AutoResume, Hibernate: !sb.Lifecycle.Awake},
+	}
+	if g := sb.Lifecycle.Grace; g != nil {
+		seconds := int64(*g / time.Second)
+		out.Lifecycle.Grace = &seconds
 	}
 	if sb.Lifecycle.PauseOnTimeout {
 		out.Lifecycle.OnTimeout = "pause"

@@ -53,6 +53,7 @@ var routes = []route{
 	{"GET", "/sandboxes/metrics", tenant.Reader, (*Server).metricsBatch},
 	{"GET", "/sandboxes/{sandboxID}", tenant.Reader, (*Server).detail},
 	{"DELETE", "/sandboxes/{sandboxID}", tenant.Developer, (*Server).kill},
+	{"DELETE", "/sandboxes/{sandboxID}/termination", tenant.Developer, (*Server).cancelTermination},
 	{"POST", "/sandboxes/{sandboxID}/connect", tenant.Developer, (*Server).connectV1},
 	{"POST", "/v2/sandboxes/{sandboxID}/connect", tenant.Developer, (*Server).connectV2},
 	{"POST", "/sandboxes/{sandboxID}/pause", tenant.Developer, (*Server).pause},

@@ -80,8 +80,12 @@ func (s *Server) detail(w http.ResponseWriter, r *http.Request, who caller) erro
 	return nil
 }
 
-// kill ends a sandbox and returns when it is gone.
+// kill ends a sandbox and returns when it is gone. A client that goes does not stop it.
 func (s *Server) kill(w http.ResponseWriter, r *http.Request, who caller) error {
+	how, err := readTermination(r)
+	if err != nil {
+		return err
+	}
 	sb, err := s.present(r, who)
 	if err != nil {
 		return err
@@ -102,7 +106,7 @@ func (s *Server) kill(w http.ResponseWriter, r *http.Request, who caller) error 
 	if err != nil {
 		return err
 	}
-	err = node.Stop(r.Context(), sb.ID, tartarus.ReasonUser)
+	err = terminate(r.Context(), node, sb.ID, how)
 	missing := tartarus.Is(err, tartarus.NotFound)
 	if err != nil && !missing {
 		return err
@@ -224,7 +228,10 @@ func (s *Server) reachable(r *http.Request, who caller) (tartarus.Sandbox, error
 func mustRun(sb tartarus.Sandbox) error {
 	switch sb.Phase {
 	case tartarus.Running, tartarus.Snapshotting:
-		return nil
+		if !sb.Terminating() {
+			return nil
+		}
+		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is being terminated (%s); DELETE /sandboxes/%s/termination cancels that", sb.ID, sb.Ending.Reason, sb.ID)
 	}
 	return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s", sb.ID, sb.Phase)
 }

@@ -44,6 +44,17 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 	if err != nil {
 		return tartarus.Spec{}, "", err
 	}
+	var grace *time.Duration
+	if in.Grace != nil {
+		d, err := duration(in.Grace, 0, "terminationGrace")
+		if err == nil && d > maxGrace {
+			err = tartarus.Errorf(tartarus.Invalid, "terminationGrace must not be over %d s", int64(maxGrace/time.Second))
+		}
+		if err != nil {
+			return tartarus.Spec{}, "", err
+		}
+		grace = &d
+	}
 	network, err := newNetwork(in.Network, in.AllowInternetAccess)
 	if err != nil {
 		return tartarus.Spec{}, "", err
@@ -61,6 +72,7 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 		Lifecycle: tartarus.Lifecycle{
 			PauseOnTimeout: isTrue(in.AutoPause), PauseMemory: isTrue(in.AutoPause) && !isFalse(in.AutoPauseMemory),
 			AutoResume: in.AutoResume != nil && in.AutoResume.Enabled,
+			Grace:      grace, Awake: isFalse(in.Hibernate),
 		},
 		Resources: tartarus.Resources{
 			VCPU: int(pick(in.CPUCount, int64(template.VCPU))), MemoryMB: pick(in.MemoryMB, template.MemoryMB), DiskMB: pick(in.DiskSizeMB, template.DiskMB),

@@ -183,7 +183,7 @@ func (s *server) killAll(ctx context.Context) (found int) {
 			return 0
 		}
 		found++
-		if err := s.Kill(ctx, sb.SandboxID); err != nil && !tartarus.Is(err, tartarus.NotFound) {
+		if err := s.Terminate(ctx, sb.SandboxID, client.KillOptions{Grace: new(time.Duration)}); err != nil && !tartarus.Is(err, tartarus.NotFound) {
 			s.t.Errorf("kill at the end: %v", err)
 		}
 	}

@@ -71,6 +71,7 @@ func TestScript(t *testing.T) {
 		Condition:           condition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": code, "await": await, "until": until, "capture": capture, "terminate": terminate, "start": start, "finish": finish,
+			"waitlog": waitLog,
 		},
 	})
 }
@@ -154,6 +155,13 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	poll(ts, fmt.Sprintf("%q in %s", args[1], args[0]), func() bool {
 		raw, _ := os.ReadFile(ts.MkAbs(args[0]))
 		return strings.Contains(string(raw), args[1])
+	})
+}
+
+// waitlog SANDBOX TEXT waits until the log of a sandbox holds the text.
+func waitLog(ts *testscript.TestScript, neg bool, args []string) {
+	poll(ts, fmt.Sprintf("%q in the log of %s", args[1], args[0]), func() bool {
+		return ts.Exec("tartarus", "logs", args[0]) == nil && strings.Contains(ts.ReadFile("stdout"), args[1])
 	})
 }
 
