@@ -2,6 +2,7 @@ package hecatoncheir
 
 import (
 	"context"
+	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
 )
@@ -31,6 +32,8 @@ func (a *Agent) Disown(ctx context.Context, ids []string) {
 			continue
 		}
 		a.log.Warn("sandbox lives on another node by now; the copy here ends", "sandbox", id, "tenant", h.spec.Tenant)
-		go a.expire(ctx, h, tartarus.ReasonNodeLost, "it lives on another node by now")
+		go a.expire(ctx, h, tartarus.Termination{
+			Reason: tartarus.ReasonNodeLost, Message: "it lives on another node by now", Grace: new(time.Duration),
+		})
 	}
 }

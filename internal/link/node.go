@@ -15,6 +15,7 @@ import (
 type Node interface {
 	olympus.Node
 	olympus.Pauser
+	olympus.Terminator
 	// Describe returns a sandbox as it stands on this node; one that it does not hold is tartarus.NotFound.
 	Describe(id string) (tartarus.Sandbox, error)
 }
@@ -47,6 +48,10 @@ type (
 		ID      string `json:"id"`
 		Healthy bool   `json:"healthy,omitempty"`
 	}
+	terminateArgs struct {
+		ID  string               `json:"id"`
+		How tartarus.Termination `json:"how"`
+	}
 	idArgs struct {
 		ID string `json:"id"`
 	}
@@ -59,11 +64,13 @@ func nodeMethods(n Node) map[string]method {
 		"deadline": typed(func(ctx context.Context, a deadlineArgs) (any, error) {
 			return n.SetDeadline(ctx, a.ID, a.Deadline, a.ExtendOnly)
 		}),
-		"network":  typed(func(ctx context.Context, a networkArgs) (any, error) { return n.SetNetwork(ctx, a.ID, a.Network) }),
-		"logs":     typed(func(ctx context.Context, a logArgs) (any, error) { return n.Logs(ctx, a.ID, a.Query) }),
-		"samples":  typed(func(ctx context.Context, a sampleArgs) (any, error) { return n.Samples(ctx, a.ID, a.Start, a.End) }),
-		"pause":    typed(func(ctx context.Context, a pauseArgs) (any, error) { return n.Pause(ctx, a.ID, a.Healthy) }),
-		"describe": typed(func(_ context.Context, a idArgs) (any, error) { return n.Describe(a.ID) }),
+		"network":   typed(func(ctx context.Context, a networkArgs) (any, error) { return n.SetNetwork(ctx, a.ID, a.Network) }),
+		"logs":      typed(func(ctx context.Context, a logArgs) (any, error) { return n.Logs(ctx, a.ID, a.Query) }),
+		"samples":   typed(func(ctx context.Context, a sampleArgs) (any, error) { return n.Samples(ctx, a.ID, a.Start, a.End) }),
+		"pause":     typed(func(ctx context.Context, a pauseArgs) (any, error) { return n.Pause(ctx, a.ID, a.Healthy) }),
+		"terminate": typed(func(ctx context.Context, a terminateArgs) (any, error) { return nil, n.Terminate(ctx, a.ID, a.How) }),
+		"keep":      typed(func(ctx context.Context, a idArgs) (any, error) { return n.CancelTermination(ctx, a.ID) }),
+		"describe":  typed(func(_ context.Context, a idArgs) (any, error) { return n.Describe(a.ID) }),
 	}
 }
 
@@ -134,6 +141,17 @@ func (r *remote) Samples(ctx context.Context, id string, start, end time.Time) (
 // Pause implements olympus.Pauser.
 func (r *remote) Pause(ctx context.Context, id string, healthy bool) (sb tartarus.Sandbox, err error) {
 	err = r.call(ctx, "pause", pauseArgs{id, healthy}, &sb)
+	return sb, err
+}
+
+// Terminate implements olympus.Terminator.
+func (r *remote) Terminate(ctx context.Context, id string, t tartarus.Termination) error {
+	return r.call(ctx, "terminate", terminateArgs{id, t}, nil)
+}
+
+// CancelTermination implements olympus.Terminator.
+func (r *remote) CancelTermination(ctx context.Context, id string) (sb tartarus.Sandbox, err error) {
+	err = r.call(ctx, "keep", idArgs{id}, &sb)
 	return sb, err
 }
 

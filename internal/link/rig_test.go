@@ -279,3 +279,13 @@ func sandbox(id, node string) tartarus.Sandbox {
 }
 
 var _ hades.Registry = (*sqlite.Registry)(nil)
+
+// Terminate implements olympus.Terminator.
+func (n *fakeNode) Terminate(ctx context.Context, id string, t tartarus.Termination) error {
+	return n.Stop(ctx, id, t.Reason)
+}
+
+// CancelTermination implements olympus.Terminator.
+func (n *fakeNode) CancelTermination(_ context.Context, id string) (tartarus.Sandbox, error) {
+	return tartarus.Sandbox{}, tartarus.Errorf(tartarus.Conflict, "no termination of sandbox %s is pending", id)
+}

@@ -263,6 +263,22 @@ func (n *Node) Stop(ctx context.Context, id string, reason tartarus.Reason) (err
 	return err
 }
 
+// Terminate implements olympus.Terminator. Nothing takes time here, so that no termination is ever pending.
+func (n *Node) Terminate(ctx context.Context, id string, t tartarus.Termination) error {
+	return n.Stop(ctx, id, t.Reason)
+}
+
+// CancelTermination implements olympus.Terminator.
+func (n *Node) CancelTermination(_ context.Context, id string) (tartarus.Sandbox, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	sb, ok := n.held[id]
+	if !ok {
+		return sb, tartarus.Errorf(tartarus.NotFound, "sandbox %s is not here", id)
+	}
+	return sb, tartarus.Errorf(tartarus.Conflict, "no termination of sandbox %s is pending", id)
+}
+
 // SetDeadline implements olympus.Node.
 func (n *Node) SetDeadline(ctx context.Context, id string, deadline time.Time, extendOnly bool) (tartarus.Sandbox, error) {
 	return n.change(ctx, id, func(sb *tartarus.Sandbox) {
