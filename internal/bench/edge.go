@@ -3,11 +3,15 @@ package bench
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"os"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -18,9 +22,9 @@ import (
 const edgeFile = 64 << 20
 
 // Edge measures a download from a server in a guest, through the edge on the plain port, against the same server reached directly over its cable.
-// Small requests are reported beside it.
+// The same over TLS, by HTTP/1.1 and by HTTP/2, and small requests are reported beside it.
 func Edge(ctx context.Context, cfg Config) (rep *Report, err error) {
-	r, err := open(ctx, cfg)
+	r, err := openAt(ctx, cfg, "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -34,38 +38,84 @@ func Edge(ctx context.Context, cfg Config) (rep *Report, err error) {
 	if err := agent(g).Write(ctx, "", "/tmp/carried", bytes.NewReader(make([]byte, edgeFile))); err != nil {
 		return nil, fmt.Errorf("write file to carry: %w", err)
 	}
-	through := &http.Client{Transport: g.RoundTripper(tartarus.AgentPort)}
-	direct := &http.Client{Transport: r.cable(g)}
-	defer direct.CloseIdleConnections()
-
-	var ours, floor, smallOurs, smallFloor []time.Duration
+	ways, err := r.ways(g)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, w := range ways {
+			w.client.CloseIdleConnections()
+		}
+	}()
 	for i := range cfg.N + 1 {
-		for _, way := range []struct {
-			c            *http.Client
-			large, small *[]time.Duration
-		}{{through, &ours, &smallOurs}, {direct, &floor, &smallFloor}} {
-			large, small, err := carry(ctx, way.c, g)
+		for _, w := range ways {
+			large, small, err := w.carry(ctx)
 			if err != nil {
 				rep.fail(err)
 				continue
 			}
-			if i > 0 { // the first warms both ways up
-				*way.large, *way.small = append(*way.large, large), append(*way.small, small)
+			if i > 0 { // the first warms all ways up
+				w.large, w.small = append(w.large, large), append(w.small, small)
 			}
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 	}
-	rep.times(ours)
-	rep.PerSecond = rate(len(ours), sum(ours))
-	rep.Floor = &Floor{How: "the same download over the sandbox's own cable", P50: quantile(floor, 50), P99: quantile(floor, 99), PerSecond: rate(len(floor), sum(floor))}
+	plain, direct := ways[0], ways[1]
+	rep.times(plain.large)
+	rep.PerSecond = rate(len(plain.large), sum(plain.large))
+	rep.Floor = &Floor{How: "the same download over the sandbox's own cable", P50: quantile(direct.large, 50), P99: quantile(direct.large, 99), PerSecond: rate(len(direct.large), sum(direct.large))}
 	rep.Ratio = round(rep.P50 / rep.Floor.P50)
-	rep.Extra["throughput_share"] = round(rep.Floor.P50 / rep.P50)
-	rep.Extra["edge_mb_per_second"] = round(edgeFile / 1e6 / (rep.P50 / 1000))
-	rep.Extra["direct_mb_per_second"] = round(edgeFile / 1e6 / (rep.Floor.P50 / 1000))
-	rep.Extra["small_request_ms"], rep.Extra["small_request_direct_ms"] = quantile(smallOurs, 50), quantile(smallFloor, 50)
+	for _, w := range ways {
+		rep.Extra[w.name+"_mb_per_second"] = round(edgeFile / 1e6 / (quantile(w.large, 50) / 1000))
+		rep.Extra[w.name+"_small_request_ms"] = quantile(w.small, 50)
+		if w != direct {
+			rep.Extra[w.name+"_share"] = round(rep.Floor.P50 / quantile(w.large, 50))
+		}
+	}
 	return rep, nil
+}
+
+// way is one way to the guest's server.
+type way struct {
+	name         string
+	base         string
+	client       *http.Client
+	large, small []time.Duration
+}
+
+// ways are all there are, the plain port first, then the cable.
+func (r *rig) ways(g *client.Guest) ([]*way, error) {
+	about := r.stack.About()
+	authority, err := os.ReadFile(about.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the edge's authority: %w", err)
+	}
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(authority)
+	at, err := url.Parse(about.EdgeURL)
+	if err != nil {
+		return nil, fmt.Errorf("read the edge's address: %w", err)
+	}
+	// Whatever resolves the name; here it is the address that counts.
+	name := fmt.Sprintf("https://%d-%s.%s", tartarus.AgentPort, g.ID, r.cfg.Daemon.Domain)
+	encrypted := func(protocols func(*http.Protocols)) *http.Client {
+		t := &http.Transport{
+			DisableCompression: true, TLSClientConfig: &tls.Config{RootCAs: trusted}, Protocols: new(http.Protocols),
+			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, at.Host)
+			},
+		}
+		protocols(t.Protocols)
+		return &http.Client{Transport: withToken{g.AgentToken, t}}
+	}
+	return []*way{
+		{name: "plain", base: g.BaseURL(), client: &http.Client{Transport: g.RoundTripper(tartarus.AgentPort)}},
+		{name: "direct", base: g.BaseURL(), client: &http.Client{Transport: r.cable(g)}},
+		{name: "tls", base: name, client: encrypted(func(p *http.Protocols) { p.SetHTTP1(true) })},
+		{name: "tls_http2", base: name, client: encrypted(func(p *http.Protocols) { p.SetHTTP2(true) })},
+	}, nil
 }
 
 // cable is a transport that reaches the guest without any proxy.
@@ -90,9 +140,9 @@ func (t withToken) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // carry downloads the file once and asks a small question once.
-func carry(ctx context.Context, c *http.Client, g *client.Guest) (large, small time.Duration, err error) {
+func (w *way) carry(ctx context.Context) (large, small time.Duration, err error) {
 	began := time.Now()
-	n, err := get(ctx, c, g.BaseURL()+"/files?path=/tmp/carried")
+	n, err := get(ctx, w.client, w.base+"/files?path=/tmp/carried")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -100,7 +150,7 @@ func carry(ctx context.Context, c *http.Client, g *client.Guest) (large, small t
 		return 0, 0, fmt.Errorf("carried %d bytes of %d", n, edgeFile)
 	}
 	between := time.Now()
-	_, err = get(ctx, c, g.BaseURL()+"/health")
+	_, err = get(ctx, w.client, w.base+"/health")
 	return between.Sub(began), time.Since(between), err
 }
 

@@ -53,12 +53,17 @@ type rig struct {
 	stop   func() error
 }
 
-// open starts the stack. Its close must be called.
+// open starts the stack, without an edge for names. Its close must be called.
 func open(ctx context.Context, cfg Config) (r *rig, err error) {
+	return openAt(ctx, cfg, daemon.EdgeOff)
+}
+
+// openAt is open with an edge at this address.
+func openAt(ctx context.Context, cfg Config, edge string) (r *rig, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	cfg.Daemon.Ephemeral, cfg.Daemon.APIAddr, cfg.Daemon.EdgeAddr = true, "127.0.0.1:0", ""
+	cfg.Daemon.Ephemeral, cfg.Daemon.APIAddr, cfg.Daemon.EdgeAddr = true, "127.0.0.1:0", edge
 	if cfg.Daemon.Network.Slots < cfg.Concurrency {
 		cfg.Daemon.Network.Slots = cfg.Concurrency
 	}
