@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
 export TARTARUS_BIN := $(CURDIR)/bin/tartarus
 
-.PHONY: build embedded demo test prerequisites lint test-race test-host test-e2e test-sdk test-sdk-quick bench clean
+.PHONY: build embedded demo test prerequisites lint test-race fuzz test-host test-e2e test-sdk test-sdk-quick bench clean
 
 build: embedded ## bin/tartarus, with the guest agent and the tiny userland inside
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/tartarus ./cmd/tartarus
@@ -21,7 +21,7 @@ demo: ## from set-up to a cleaned-up sandbox, with the time of each step
 	@test/demo.sh
 
 # The order is that of a person in a hurry: what fails most often and fastest comes first.
-test: prerequisites build lint test-race test-host test-e2e test-sdk-quick ## everything; needs root
+test: prerequisites build lint test-race fuzz test-host test-e2e test-sdk-quick ## everything; needs root
 
 prerequisites:
 	@test/prerequisites.sh
@@ -48,6 +48,10 @@ test-host: build ## drivers, network and what is built upon them
 
 test-e2e: build ## the built program as its users run it
 	$(GO) test -p 1 -timeout 15m -count 1 ./test/e2e ./test/script
+
+FUZZTIME ?= 3s
+fuzz: ## every fuzz target for FUZZTIME, from its saved corpus
+	GO=$(GO) test/fuzz.sh $(FUZZTIME)
 
 test-sdk: build ## every method of the published SDKs, newest and older releases
 	$(GO) run ./test/sdk
