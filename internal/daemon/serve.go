@@ -32,6 +32,11 @@ func (d *Daemon) serve(ctx context.Context, p *parts) error {
 		return d.serveParts(ctx, p, api, nodes, nil)
 	}
 
+	if p.api != nil && !p.kept.shared {
+		if err := p.api.DropUnawaited(ctx); err != nil {
+			d.log.Warn("not everything queued before the restart could be called off", "error", err)
+		}
+	}
 	node, stopNode := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopNode()
 	nodeEnded := make(chan struct{})
