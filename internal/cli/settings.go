@@ -357,6 +357,7 @@ var help = map[string]string{
 	"fleet.nodeAddr":             "where a node listens for the edge's traffic (default: through its session)",
 	"fleet.nodeAdvertise":        "address under which replicas reach that",
 	"volumesDir":                 "where the files of volumes are (default: in the data folder)",
+	"audit.retention":            "how long records of the audit log are kept; 0 is for ever",
 	"enableHypnos":               "hibernate idle sandboxes",
 	"logLevel":                   "least severe level logged: debug, info, warn or error",
 	"logFormat":                  "text or json",

@@ -58,6 +58,8 @@ type Config struct {
 	// VolumesDir is where the files of volumes are: empty for a folder of the data folder, else one that all servers and nodes of a
 	// fleet share over a network file system.
 	VolumesDir string `key:"volumesDir" env:"TARTARUS_VOLUMES"`
+	// Audit is how long the record of what was done is kept.
+	Audit Audit `key:"audit"`
 	// EnableHypnos switches hibernation on: idle sandboxes become snapshots and wake on traffic.
 	EnableHypnos bool `key:"enableHypnos" env:"ENABLE_HYPNOS"`
 	// LogLevel is the least severe level that is logged: debug, info, warn or error.
@@ -110,6 +112,12 @@ type Warm struct {
 	Keep int `key:"keep" env:"TARTARUS_WARM_KEEP"`
 	// Most is how many of one template wait at most.
 	Most int `key:"most" env:"TARTARUS_WARM_MOST"`
+}
+
+// Audit says what becomes of the audit log, in the folder audit of the data folder.
+type Audit struct {
+	// Retention is how long records are kept. 0 keeps them for ever.
+	Retention time.Duration `key:"retention" env:"TARTARUS_AUDIT_RETENTION"`
 }
 
 // Network says where network slots come from.
@@ -166,6 +174,8 @@ func Default() Config {
 		},
 		Redis: Redis{Prefix: "tartarus:"},
 		Fleet: Fleet{Addr: "127.0.0.1:7301"},
+		// What payment and health regulators ask for, a year online (PCI DSS 4.0, 10.5.1).
+		Audit: Audit{Retention: 365 * 24 * time.Hour},
 		Network: Network{
 			// RFC 2544 benchmarking range: never routed on the Internet. A /15 holds 131,072 addresses, 65,536 slots.
 			Base: netip.MustParsePrefix("198.18.0.0/15"),
@@ -207,6 +217,7 @@ func (c Config) Validate() error {
 	check(nodeName.MatchString(c.NodeName), "nodeName %q must be lower-case letters, digits, dots and dashes, at most 63", c.NodeName)
 	check(slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel), "logLevel %q must be debug, info, warn or error", c.LogLevel)
 	check(c.LogFormat == "text" || c.LogFormat == "json", "logFormat %q must be text or json", c.LogFormat)
+	check(c.Audit.Retention >= 0, "audit.retention %s must not be negative", c.Audit.Retention)
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Warm.validate()...)
 	errs = append(errs, c.Network.validate(c.Limits.MaxSandboxes)...)

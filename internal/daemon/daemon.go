@@ -82,6 +82,7 @@ type parts struct {
 	templates *templates
 	slots     *network.Pool
 	agent     *hecatoncheir.Agent
+	law       law
 	edge      *edge.Edge
 	api       *olympus.Server
 
@@ -134,12 +135,12 @@ func (d *Daemon) open(ctx context.Context, p *parts) error {
 		}
 	}
 	if d.cfg.Part == Control {
-		return d.openControl(p)
+		return d.openControl(ctx, p)
 	}
 	if err := d.openNode(ctx, p); err != nil || d.cfg.Part == Agent {
 		return err
 	}
-	return d.openControl(p)
+	return d.openControl(ctx, p)
 }
 
 // openStores opens what this part keeps: a node its journal, a control plane everything else.
@@ -238,7 +239,7 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 }
 
 // openControl makes the API and the edge.
-func (d *Daemon) openControl(p *parts) (err error) {
+func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 	var fleet olympus.Fleet = localFleet{name: d.cfg.NodeName, node: p.agent}
 	var known olympus.Templates = p.templates
 	var joins olympus.Joins
@@ -248,8 +249,11 @@ func (d *Daemon) openControl(p *parts) (err error) {
 		}
 		fleet, known, joins = p.hub, advertised{registry: p.kept.registry, fallback: d.cfg.DefaultTemplate}, p.hub
 	}
+	if p.law, err = d.openLaw(ctx, p); err != nil {
+		return err
+	}
 	if p.edge, err = edge.New(edge.Config{
-		Registry: p.kept.registry, Fleet: fleet, Domain: d.cfg.Domain, Log: d.log,
+		Registry: p.kept.registry, Fleet: fleet, Domain: d.cfg.Domain, Log: d.log, Audit: p.law.log,
 		Wake: func(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) { return p.api.Wake(ctx, sb) },
 	}); err != nil {
 		return err
@@ -259,6 +263,7 @@ func (d *Daemon) openControl(p *parts) (err error) {
 		return err
 	}
 	p.api, err = olympus.New(olympus.Config{
+		Audit: p.law.log, Sealer: p.law.sealer,
 		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
 		Secrets: p.secrets, Volumes: p.volumes, Joins: joins,

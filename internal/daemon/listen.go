@@ -32,6 +32,7 @@ func (d *Daemon) serveControl(ctx context.Context, g *errgroup.Group, p *parts, 
 		g.Go(func() error { return p.edge.ServeTLS(ctx, l, handler, certificate) })
 	}
 	g.Go(func() error { return p.api.Run(ctx) })
+	g.Go(func() error { return p.law.run(ctx) })
 	g.Go(func() error { return p.edge.Run(ctx) })
 	g.Go(func() error { return d.serveLocal(ctx, p) })
 	g.Go(func() error { return edge.Serve(ctx, api, edge.NewServer(handler, d.log)) })

@@ -8,6 +8,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/link"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
+	"github.com/tartarus-sandbox/tartarus/internal/shelf"
 	"github.com/tartarus-sandbox/tartarus/internal/store/redis"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
@@ -22,11 +23,12 @@ type stores struct {
 	secrets  secret.Store
 	volumes  volume.Store
 	vault    link.Vault
+	shelf    shelf.Store
 	shared   bool // other replicas have them too, and they can be away
 }
 
 func embedded(db *sqlite.DB) stores {
-	return stores{registry: db.Registry(), queue: db.Queue(), keys: db.Keys(), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault()}
+	return stores{shelf: db.Shelf(), registry: db.Registry(), queue: db.Queue(), keys: db.Keys(), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault()}
 }
 
 // openShared opens the store in Redis. It need not be there: until it is, everything in it is tartarus.Unavailable.
@@ -40,6 +42,7 @@ func openShared(ctx context.Context, c Redis, log *slog.Logger) (stores, *redis.
 		return stores{}, nil, err
 	}
 	return stores{
+		shelf:    db.Shelf(),
 		registry: newRemembered(db.Registry()), queue: db.Queue(), keys: newRememberedKeys(db.Keys()), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault(), shared: true,
 	}, db, nil
 }

@@ -30,6 +30,10 @@ func (e *Edge) carry(w http.ResponseWriter, r *http.Request, t target) {
 			refuse(w, r, refusal{status: http.StatusNotFound, message: "there is nothing at this path", target: t})
 			return
 		}
+		if err := e.record(r, sb); err != nil {
+			refuse(w, r, refusalOf(err, t))
+			return
+		}
 	} else if !sb.Network.PublicTraffic && !sameToken(r.Header.Get(headerTraffic), sb.Secrets.TrafficToken) {
 		refuse(w, r, refusal{status: http.StatusForbidden, message: "The sandbox takes traffic with its traffic access token only", target: t})
 		return

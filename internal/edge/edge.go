@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/audit"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 )
@@ -24,6 +25,8 @@ type Config struct {
 	// Domain is the wildcard domain, with or without a port. Empty leaves routing to headers.
 	Domain string
 	Log    *slog.Logger
+	// Audit is told of what is run in sandboxes, and of the files that are read and written, before it happens. Nil records nothing.
+	Audit *audit.Log
 }
 
 // Edge is a proxy to all sandboxes.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -54,7 +55,8 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.CreateTime)
 	defer cancel()
 	out, err := s.cfg.Judges.Try(ctx, judges.Request{Action: judges.Create, Key: who.key, Spec: spec, Tier: tier})
-	if err != nil {
+	who.act.about(spec.ID, spec.Tenant)
+	if err := errors.Join(err, who.act.decided(ctx, out, map[string]string{"template": spec.Template, "templateID": spec.TemplateID})); err != nil {
 		return err
 	}
 	spec = out.Request.Spec

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/audit"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
@@ -33,6 +34,10 @@ type Config struct {
 	Secrets *secret.Vault
 	// Volumes is storage that outlives sandboxes; nil keeps none.
 	Volumes *Volumes
+
+	// Audit is told of every decision and act before it takes effect, and Sealer signs what it wrote. Nil records nothing.
+	Audit  *audit.Log
+	Sealer *audit.Sealer
 
 	// Domain is the wildcard domain of the edge, with its port where that is not 443. Clients are told it, so that they find
 	// {port}-{sandbox}.{domain}; empty leaves them to their own setting.
@@ -97,6 +102,7 @@ type Server struct {
 	placer    *placer
 	templates *templateCache
 	totals    *totals
+	recorder  *recorder
 	handler   http.Handler
 }
 
@@ -112,6 +118,7 @@ func New(cfg Config) (*Server, error) {
 		placer:    newPlacer(cfg.Registry),
 		templates: newTemplateCache(cfg.Templates),
 		totals:    newTotals(cfg.Registry),
+		recorder:  newRecorder(cfg.Audit),
 	}
 	s.handler = s.router()
 	return s, nil

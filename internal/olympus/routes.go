@@ -38,6 +38,7 @@ type caller struct {
 	volume  volume.Claims // of the routes of a volume's content, in the place of key
 	request string        // id of the request
 	now     time.Time
+	act     *act // how the request is recorded
 }
 
 var routes = []route{
@@ -45,6 +46,14 @@ var routes = []route{
 	{"GET", "/healthz", anyone, (*Server).health},
 	{"GET", "/readyz", anyone, (*Server).ready},
 	{"GET", "/openapi.yaml", anyone, (*Server).document},
+
+	{"GET", "/audit", tenant.Operator, (*Server).listAudit},
+	{"GET", "/audit/export", tenant.Operator, (*Server).exportAudit},
+	{"GET", "/audit/verification", tenant.Operator, (*Server).verifyAudit},
+	{"GET", "/audit/keys", tenant.Operator, (*Server).listAuditKeys},
+	{"POST", "/audit/keys", tenant.Admin, (*Server).rotateAuditKey},
+	{"PUT", "/audit/keys/{keyID}", tenant.Admin, (*Server).trustAuditKey},
+	{"DELETE", "/audit/keys/{keyID}", tenant.Admin, (*Server).distrustAuditKey},
 
 	{"POST", "/sandboxes", tenant.Developer, (*Server).createV1},
 	{"POST", "/v2/sandboxes", tenant.Developer, (*Server).createV2},
@@ -123,14 +132,36 @@ func (s *Server) endpoint(rt route) http.HandlerFunc {
 		who := caller{request: newRequestID(), now: time.Now()}
 		w.Header().Set(headerRequest, who.request)
 		defer s.catch(w, r)
-		if err := s.enter(rt.role, r, &who); err != nil {
-			s.fail(w, r, err)
-			return
+		err := s.enter(rt.role, r, &who)
+		if err == nil || who.key.ID != "" {
+			who.act = s.recorder.actOf(rt, r, who)
 		}
-		if err := rt.handle(s, w, r, who); err != nil {
+		switch {
+		case err == nil:
+			err = s.perform(rt, w, r, who)
+		case tartarus.Is(err, tartarus.Unauthenticated):
+			s.recorder.loginFailed(r, who, err)
+		case tartarus.Is(err, tartarus.Forbidden):
+			who.act.refused(r.Context(), err)
+		}
+		if err != nil {
 			s.fail(w, r, err)
 		}
 	}
+}
+
+// perform does what a request asks for, between the two records that tell of it.
+func (s *Server) perform(rt route, w http.ResponseWriter, r *http.Request, who caller) (err error) {
+	err = errPanicked // unless it gets further
+	defer func() { who.act.finish(err) }()
+	if who.act != nil && !who.act.judged {
+		if err = who.act.begin(r.Context()); err != nil {
+			return err
+		}
+		err = errPanicked
+	}
+	err = rt.handle(s, w, r, who)
+	return err
 }
 
 // enter checks that the caller may pass.
@@ -148,10 +179,10 @@ func (s *Server) enter(role tenant.Role, r *http.Request, who *caller) error {
 	if err := s.gate.admit(key, who.now); err != nil {
 		return err
 	}
+	who.key = key
 	if !key.Role.Covers(role) {
 		return tartarus.Errorf(tartarus.Forbidden, "this needs the role %s; the API key has %s", role, key.Role)
 	}
-	who.key = key
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package olympus
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -316,7 +317,7 @@ func (s *Server) setNetwork(w http.ResponseWriter, r *http.Request, who caller) 
 	wish := sb.Spec
 	wish.Network = network
 	out, err := s.cfg.Judges.Try(r.Context(), judges.Request{Action: judges.Network, Key: who.key, Spec: wish})
-	if err != nil {
+	if err := errors.Join(err, who.act.decided(r.Context(), out, nil)); err != nil {
 		return err
 	}
 	node, err := s.onNode(r, sb)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tartarus-sandbox/tartarus/internal/audit"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
@@ -21,7 +22,9 @@ type Stack struct {
 	Node   *Node
 	Fleet  Fleet
 	Server *olympus.Server
-	Keys   map[string]string // secrets by name: admin, developer, reader, noexec, other (another tenant), expired, revoked
+	Audit  *audit.Log
+	Sealer *audit.Sealer
+	Keys   map[string]string // secrets by name: admin, operator, developer, reader, noexec, other (another tenant), expired, revoked
 }
 
 // New starts a stack that ends with the test. change may alter the configuration before the server is made.
@@ -51,7 +54,9 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.openAudit(t)
 	cfg := olympus.Config{
+		Audit: s.Audit, Sealer: s.Sealer,
 		Registry: db.Registry(), Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
 		Templates: Templates{
 			"base": {ID: "basetemplateid000000", BuildID: "b1", Names: []string{"base"}, VCPU: 2, MemoryMB: 512, DiskMB: 1024, Public: true},
@@ -83,6 +88,18 @@ func newVolumes(store volume.Store, key *secret.Sealer, dir string) (*olympus.Vo
 	return &olympus.Volumes{Store: store, Files: files, Tokens: tokens}, err
 }
 
+// openAudit begins an audit log as a server's first start does.
+func (s *Stack) openAudit(t testing.TB) {
+	var err error
+	if s.Audit, err = audit.Open(audit.Config{Dir: t.TempDir(), Chain: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Audit.Close() })
+	if s.Sealer, err = audit.NewSealer(t.Context(), audit.SealerConfig{Log: s.Audit, Store: s.DB.Shelf()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // run keeps the node working until the test ends.
 func (s *Stack) run(t testing.TB) {
 	if err := s.Node.Register(t.Context()); err != nil {
@@ -103,6 +120,7 @@ func (s *Stack) addKeys(t testing.TB) {
 	past := time.Now().Add(-time.Hour)
 	for name, k := range map[string]tenant.Key{
 		"admin":     {Role: tenant.Admin, Exec: true, Tenant: tenant.Default},
+		"operator":  {Role: tenant.Operator, Exec: true, Tenant: tenant.Default},
 		"developer": {Role: tenant.Developer, Exec: true, Tenant: tenant.Default},
 		"noexec":    {Role: tenant.Developer, Tenant: tenant.Default},
 		"reader":    {Role: tenant.Reader, Tenant: tenant.Default},

@@ -7,6 +7,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/link"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
+	"github.com/tartarus-sandbox/tartarus/internal/shelf"
 	"github.com/tartarus-sandbox/tartarus/internal/store/storetest"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
 	"github.com/tartarus-sandbox/tartarus/internal/themis"
@@ -28,6 +29,7 @@ func registryOf(db *DB) hades.Registry    { return db.Registry() }
 func queueOf(db *DB) storetest.QueueStore { return db.Queue() }
 func policiesOf(db *DB) themis.Store      { return db.Policies() }
 func keysOf(db *DB) tenant.Store          { return db.Keys() }
+func shelfOf(db *DB) shelf.Store          { return db.Shelf() }
 func secretsOf(db *DB) secret.Store       { return db.Secrets() }
 func volumesOf(db *DB) volume.Store       { return db.Volumes() }
 func vaultOf(db *DB) link.Vault           { return db.Vault() }
@@ -50,6 +52,7 @@ func TestSuites(t *testing.T) {
 	t.Run("queue", func(t *testing.T) { storetest.Queue(t, subject(s, queueOf)) })
 	t.Run("policies", func(t *testing.T) { storetest.Policies(t, subject(s, policiesOf)) })
 	t.Run("keys", func(t *testing.T) { storetest.Keys(t, subject(s, keysOf)) })
+	t.Run("shelf", func(t *testing.T) { storetest.Shelf(t, subject(s, shelfOf)) })
 	t.Run("secrets", func(t *testing.T) { storetest.Secrets(t, subject(s, secretsOf)) })
 	t.Run("volumes", func(t *testing.T) { storetest.Volumes(t, subject(s, volumesOf)) })
 	t.Run("vault", func(t *testing.T) { storetest.Vault(t, subject(s, vaultOf)) })

@@ -62,6 +62,8 @@ var (
 	getNamedScript    = load(false, "get_named")
 	removeNamedScript = load(true, "remove_named")
 
+	putRecordScript = load(true, "put_record")
+
 	putPolicyScript    = load(true, "put_policy")
 	getPolicyScript    = load(false, "get_policy")
 	listPoliciesScript = load(false, "list_policies")

@@ -51,6 +51,8 @@ CREATE TABLE named (
 	PRIMARY KEY (kind, tenant, name), UNIQUE (kind, tenant, id)) WITHOUT ROWID;
 `, `
 CREATE TABLE vault (name TEXT PRIMARY KEY, ends INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
+`, `
+CREATE TABLE shelf (shelf TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (shelf, name)) WITHOUT ROWID;
 `}
 
 // migrate brings the schema up to date, one transaction per step.

@@ -11,6 +11,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/link"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
+	"github.com/tartarus-sandbox/tartarus/internal/shelf"
 	"github.com/tartarus-sandbox/tartarus/internal/store/storetest"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
 	"github.com/tartarus-sandbox/tartarus/internal/themis"
@@ -83,6 +84,10 @@ func TestKeys(t *testing.T) {
 
 func TestVault(t *testing.T) {
 	storetest.Vault(t, subject(func(db *DB) link.Vault { return db.Vault() }))
+}
+
+func TestShelf(t *testing.T) {
+	storetest.Shelf(t, subject(func(db *DB) shelf.Store { return db.Shelf() }))
 }
 
 func TestJournal(t *testing.T) {

@@ -1,0 +1,79 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/tartarus-sandbox/tartarus/api"
+)
+
+// Audit returns records of the audit log: the newest ones, or, with nextToken in q, those that came after. next is the token for that.
+// The filters are those of GET /audit. It needs an operator's key.
+func (c *Client) Audit(ctx context.Context, q url.Values) (records []json.RawMessage, next string, err error) {
+	h, err := c.call(ctx, http.MethodGet, "/audit", q, nil, nil, &records)
+	return records, h.Get(api.HeaderNextToken), err
+}
+
+// AuditExport writes all matching records to w, in the format that q names: jsonl, cef or ocsf.
+func (c *Client) AuditExport(ctx context.Context, q url.Values, w io.Writer) error {
+	u := *c.base
+	u.Path += "/audit/export"
+	u.RawQuery = q.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set("User-Agent", c.userAgent)
+	if c.key != "" {
+		req.Header.Set(api.HeaderKey, c.key)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return c.unreachable(ctx, err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode >= 300 {
+		raw, _ := io.ReadAll(io.LimitReader(res.Body, maxBody))
+		return answerError(res.StatusCode, res.Header, raw)
+	}
+	if _, err := io.Copy(w, res.Body); err != nil {
+		return fmt.Errorf("export is not whole: %w", err)
+	}
+	return nil
+}
+
+// AuditVerify has the server hold its audit log against hashes and signatures. root is the id of the key that signed the first checkpoint,
+// where it is known; the report is that of GET /audit/verification.
+func (c *Client) AuditVerify(ctx context.Context, root string) (report json.RawMessage, err error) {
+	q := url.Values{}
+	if root != "" {
+		q.Set("root", root)
+	}
+	err = c.do(ctx, http.MethodGet, "/audit/verification", q, nil, nil, &report)
+	return report, err
+}
+
+// AuditKeys lists the keys that sign the audit log.
+func (c *Client) AuditKeys(ctx context.Context) (keys []api.AuditKey, err error) {
+	err = c.do(ctx, http.MethodGet, "/audit/keys", nil, nil, nil, &keys)
+	return keys, err
+}
+
+// RotateAuditKey gives the server a new signing key.
+func (c *Client) RotateAuditKey(ctx context.Context) (key api.AuditKey, err error) {
+	err = c.do(ctx, http.MethodPost, "/audit/keys", nil, nil, nil, &key)
+	return key, err
+}
+
+// TrustAuditKey makes the key of another replica count, or, with trust false, count no more.
+func (c *Client) TrustAuditKey(ctx context.Context, id string, trust bool) error {
+	method := http.MethodPut
+	if !trust {
+		method = http.MethodDelete
+	}
+	return c.do(ctx, method, "/audit/keys/"+url.PathEscape(id), nil, nil, nil, nil)
+}

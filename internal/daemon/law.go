@@ -1,0 +1,49 @@
+package daemon
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/audit"
+)
+
+// auditDir holds the audit log, in the state folder.
+const auditDir = "audit"
+
+// law is what decides and what remembers.
+type law struct {
+	log    *audit.Log
+	sealer *audit.Sealer
+}
+
+// openLaw opens the audit log. A stack for one caller keeps none: it would be gone with the stack.
+func (d *Daemon) openLaw(ctx context.Context, p *parts) (l law, err error) {
+	if d.cfg.Ephemeral {
+		return l, nil
+	}
+	dir, store := filepath.Join(p.state, auditDir), p.kept.shelf
+	l.log, err = audit.Open(audit.Config{Dir: dir, Chain: d.cfg.NodeName, Log: d.log, Known: func(chain string) (audit.Head, error) {
+		head, err := audit.KnownHead(ctx, dir, store, chain)
+		if tartarus.Is(err, tartarus.Unavailable) {
+			// A replica must start without the shared store. What it signed itself is in the folder as well.
+			return audit.KnownHead(ctx, dir, nil, chain)
+		}
+		return head, err
+	}})
+	if err != nil {
+		return l, err
+	}
+	p.onClose(closer(l.log))
+	l.sealer, err = audit.NewSealer(ctx, audit.SealerConfig{Log: l.log, Store: store, Retention: d.cfg.Audit.Retention, Slog: d.log})
+	return l, err
+}
+
+// run does the law's work in the background until ctx ends.
+func (l law) run(ctx context.Context) error {
+	if l.sealer == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return l.sealer.Run(ctx)
+}
