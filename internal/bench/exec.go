@@ -20,12 +20,12 @@ func Exec(ctx context.Context, cfg Config) (rep *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	hand, err := r.place(ctx)
+	byHand, err := r.place(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, hand.end(ctx)) }()
-	if err := hand.start(); err != nil {
+	defer func() { err = errors.Join(err, byHand.end(ctx)) }()
+	if err := byHand.start(ctx); err != nil {
 		return nil, fmt.Errorf("floor: %w", err)
 	}
 	inside := agent(g)
@@ -40,7 +40,7 @@ func Exec(ctx context.Context, cfg Config) (rep *Report, err error) {
 			rep.fail(err)
 		}
 		between := time.Now()
-		if err := hand.execEcho(ctx); err != nil {
+		if err := byHand.execEcho(ctx); err != nil {
 			rep.fail(fmt.Errorf("floor: %w", err))
 		}
 		if i >= warm {

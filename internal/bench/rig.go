@@ -49,6 +49,7 @@ type rig struct {
 	rootfs string
 	dir    string        // of what is made by hand
 	slots  *network.Pool // for what is made by hand
+	driver *gvisor.Driver
 	count  atomic.Int64
 	stop   func() error
 }
@@ -108,6 +109,9 @@ func (r *rig) prepare(ctx context.Context) (err error) {
 	r.rootfs = template.RootFS
 	if r.dir, err = os.MkdirTemp("", "tartarus-bench-"); err != nil {
 		return fmt.Errorf("make folder for the floor: %w", err)
+	}
+	if r.driver, err = gvisor.New(gvisor.Config{Dir: filepath.Join(r.dir, "gvisor")}); err != nil {
+		return err
 	}
 	r.slots, err = network.Open(ctx, network.Config{StateDir: filepath.Join(r.dir, "network"), Ephemeral: true, Base: r.cfg.Daemon.Network.Base})
 	return err
@@ -193,47 +197,4 @@ func (b *lastBytes) Write(p []byte) (int, error) {
 		*b = append(*b, p...)
 	}
 	return len(p), nil
-}
-
-// byHand is a sandbox of the floor: runsc's container in a network slot, nothing of ours around it.
-type byHand struct {
-	*gvisor.Raw
-	r    *rig
-	dir  string
-	slot *network.Slot
-}
-
-// place gets what is not measured: a folder and a network namespace with a cable.
-func (r *rig) place(ctx context.Context) (*byHand, error) {
-	dir := filepath.Join(r.dir, fmt.Sprint("raw", r.count.Add(1)))
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
-	slot, err := r.slots.Acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &byHand{r: r, dir: dir, slot: slot}, nil
-}
-
-// start is what is measured: New and Start of a container whose first process is the guest agent, as ours is.
-func (b *byHand) start() (err error) {
-	b.Raw, err = gvisor.RawStart(gvisor.RawConfig{
-		Dir: b.dir, RootFS: b.r.rootfs, Args: []string{tartarus.AgentPath}, NetNS: b.slot.Interface().NetNS,
-	})
-	return err
-}
-
-func (b *byHand) execEcho(ctx context.Context) error {
-	var out lastBytes
-	code, err := b.Exec(ctx, echo, &out)
-	return checkEcho(code, string(out), err)
-}
-
-func (b *byHand) end(ctx context.Context) error {
-	var err error
-	if b.Raw != nil {
-		err = b.Stop()
-	}
-	return errors.Join(err, b.r.slots.Release(context.WithoutCancel(ctx), b.slot), os.RemoveAll(b.dir))
 }

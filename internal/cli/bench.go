@@ -23,6 +23,7 @@ Quote ratios: absolute times drift with the load of the machine. A run in which 
 	cmd.AddCommand(
 		e.benchVerb("create", "From the create request to the first command's output", 50, bench.Create),
 		e.benchVerb("exec", "One echo through API and agent", 200, bench.Exec),
+		e.benchVerb("density", "What idle sandboxes cost in memory and processor time", 100, bench.Density),
 		e.benchVerb("edge", "A download from a server inside a sandbox", 10, bench.Edge),
 	)
 	return cmd

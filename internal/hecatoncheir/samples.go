@@ -83,9 +83,29 @@ func (a *Agent) sampleAll(ctx context.Context) error {
 func (a *Agent) sample(ctx context.Context, h *held) {
 	ctx, cancel := context.WithTimeout(ctx, reportTime)
 	defer cancel()
-	if u, err := h.machine.Usage(ctx); err == nil {
+	if u, err := h.usage(ctx); err == nil {
 		h.samples.add(time.Now(), u, h.spec.Resources)
 	}
+}
+
+// usage reads what the sandbox's machine uses now.
+func (h *held) usage(ctx context.Context) (vmm.Usage, error) {
+	h.mu.Lock()
+	m := h.machine
+	h.mu.Unlock()
+	if m == nil {
+		return vmm.Usage{}, tartarus.Errorf(tartarus.GuestGone, "sandbox %s does not run", h.spec.ID)
+	}
+	return m.Usage(ctx)
+}
+
+// Usage reads what a running sandbox and all that serves it use of the host now.
+func (a *Agent) Usage(ctx context.Context, id string) (vmm.Usage, error) {
+	h, err := a.running(id)
+	if err != nil {
+		return vmm.Usage{}, err
+	}
+	return h.usage(ctx)
 }
 
 // Samples returns the kept measurements between start and end, oldest first; a sandbox too young to have one is measured now.
