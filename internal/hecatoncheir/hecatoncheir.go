@@ -37,7 +37,7 @@ type Config struct {
 	Slots     *network.Pool // nil only with drivers whose guests have no network and no agent
 	Capacity  tartarus.Resources
 	MaxLive   int           // sandboxes that may hold a machine at once
-	Starts    int           // starts at once; more than the processors can do makes all of them slow
+	Starts    int           // machines brought up at once; more than the processors can do makes all of them slow
 	Ephemeral bool          // Run ends every sandbox before it returns
 	StartTime time.Duration // how long one start may take
 	Ends      thanatos.Limits
@@ -98,6 +98,7 @@ type Agent struct {
 	origins   origins
 
 	count   Meter
+	boots   chan struct{}  // capacity Config.Starts: machines that are being brought up
 	starts  sync.WaitGroup // leased work under way
 	busy    atomic.Int32   // how much of it
 	endings sync.WaitGroup // terminations under way
@@ -122,7 +123,7 @@ func New(c Config) (*Agent, error) {
 		cfg: c, log: c.Log.With("node", c.Name),
 		usable: map[string]vmm.Driver{}, support: map[string]vmm.Support{},
 		held: map[string]*held{}, dirty: map[string]*held{}, count: meterOrNone(c.Meter), leaving: make(chan struct{}),
-		wanted: make(chan warm.Kind, mostWanted),
+		wanted: make(chan warm.Kind, mostWanted), boots: make(chan struct{}, c.Starts),
 		wakeup: make(chan struct{}, 1), flushing: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
 	}
 	var err error

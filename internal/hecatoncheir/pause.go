@@ -228,6 +228,11 @@ func (a *Agent) restore(ctx context.Context, h *held, timeout time.Duration) err
 	if err != nil {
 		return err
 	}
+	done, err := a.bootTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := a.attach(ctx, h, driver, rules); err != nil {
 		return err
 	}

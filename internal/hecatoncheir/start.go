@@ -19,9 +19,23 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/warm"
 )
 
+// handsPerStart is how many jobs are in work for each machine that may be brought up at once: most of a claim's time is spent waiting
+// for the store and for the guest.
+const handsPerStart = 8
+
+// bootTurn waits until the node may bring up one more machine; the caller gives the turn back.
+func (a *Agent) bootTurn(ctx context.Context) (done func(), err error) {
+	select {
+	case a.boots <- struct{}{}:
+		return func() { <-a.boots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // takeWork leases jobs while there are free hands for them.
 func (a *Agent) takeWork(ctx context.Context) error {
-	hands := make(chan struct{}, a.cfg.Starts)
+	hands := make(chan struct{}, handsPerStart*a.cfg.Starts)
 	for {
 		select {
 		case <-ctx.Done():
@@ -222,6 +236,11 @@ func (a *Agent) bringUp(ctx context.Context, h *held) error {
 			return err
 		}
 	}
+	done, err := a.bootTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := a.attach(ctx, h, driver, rules); err != nil {
 		return err
 	}
