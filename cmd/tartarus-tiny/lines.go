@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -29,18 +30,19 @@ func newLineReader(s *session) *lineReader {
 	return l
 }
 
-// keyReader turns Ctrl-C into "forget this line".
+// keyReader turns Ctrl-C into "forget this line". As with a terminal's own handling of the key, what came before it and was not read yet
+// is gone: also a line with its Enter, which would otherwise run although its user has called it off.
 type keyReader struct{ io.Reader }
 
 func (k keyReader) Read(p []byte) (int, error) {
-	n, err := k.Reader.Read(p[:min(len(p), 128)])
-	for i, c := range p[:n] {
-		if c == 3 && i == n-1 && n < len(p) {
-			p[i], p[n] = 0x15, '\r' // Ctrl-U, Enter
-			return n + 1, err
-		}
+	// One byte is left free: the one of Ctrl-C becomes two.
+	n, err := k.Reader.Read(p[:max(1, min(len(p)-1, 128))])
+	last := bytes.LastIndexByte(p[:n], 3)
+	if last < 0 || n == len(p) {
+		return n, err
 	}
-	return n, err
+	after := append([]byte("\x15\r"), p[last+1:n]...) // Ctrl-U, Enter
+	return copy(p, after), err
 }
 
 func (l *lineReader) prompt() string {

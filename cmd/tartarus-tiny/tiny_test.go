@@ -357,6 +357,15 @@ func TestInteractive(t *testing.T) {
 	expect("ready> ")
 	fmt.Fprint(tty, "forget this\x03")
 	expect("ready> ")
+	// What is called off before it was read does not run: here it would keep the shell for ever.
+	fmt.Fprint(tty, "touch mark; sleep 1000\r\x03")
+	expect("ready> ")
+	fmt.Fprint(tty, "forget\x03echo $((40+2))1\r")
+	expect("421")
+	expect("ready> ")
+	if _, err := os.Stat(filepath.Join(cmd.Dir, "mark")); err == nil {
+		t.Error("the line ran")
+	}
 	fmt.Fprint(tty, "if true\r")
 	expect("> ")
 	fmt.Fprint(tty, "then echo multi'line'; fi\r")
