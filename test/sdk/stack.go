@@ -101,24 +101,40 @@ func freePorts(n int) ([]string, error) {
 	return out, nil
 }
 
-// templates builds base in the data folder that tests and the demo share, which does nothing where that was done before, and takes
-// over all templates from there.
+// templates builds what the run needs in the data folder that tests and the demo share, which does nothing where that was done before, and
+// takes over all templates from there.
 func (st *stack) templates(ctx context.Context, o options) error {
 	ctx, cancel := context.WithTimeout(ctx, buildTime)
 	defer cancel()
-	if !hasTemplate(o.templates, "base") {
-		fmt.Printf("         building the template base in %s\n", o.templates)
+	names := []string{"base"}
+	for _, l := range choose(o) {
+		if l.template != "" && !slices.Contains(names, l.template) {
+			names = append(names, l.template)
+		}
 	}
-	cmd := exec.CommandContext(ctx, o.bin, "template", "build", "base")
+	for _, name := range names {
+		if err := st.template(ctx, o, name); err != nil {
+			return err
+		}
+	}
+	if err := linkTemplates(filepath.Join(o.templates, "templates"), filepath.Join(st.data, "templates")); err != nil {
+		return fmt.Errorf("take over templates: %w", err)
+	}
+	return nil
+}
+
+// template builds one of the templates that the program has a recipe for.
+func (st *stack) template(ctx context.Context, o options, name string) error {
+	if !hasTemplate(o.templates, name) {
+		fmt.Printf("         building the template %s in %s\n", name, o.templates)
+	}
+	cmd := exec.CommandContext(ctx, o.bin, "template", "build", name)
 	cmd.Env = append(st.serverEnv(), "TARTARUS_DATA="+o.templates)
 	inOwnGroup(cmd)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("build template base: %w\n%s", err, out.Bytes())
-	}
-	if err := linkTemplates(filepath.Join(o.templates, "templates"), filepath.Join(st.data, "templates")); err != nil {
-		return fmt.Errorf("take over templates: %w", err)
+		return fmt.Errorf("build template %s: %w\n%s", name, err, out.Bytes())
 	}
 	return nil
 }
