@@ -355,6 +355,7 @@ var help = map[string]string{
 	"fleet.olympus":              "replicas that a node dials, HOST:PORT,...",
 	"fleet.tokenFile":            "file with the token that lets a node join",
 	"fleet.nodeAddr":             "where a node listens for the edge's traffic (default: through its session)",
+	"fleet.nodeLost":             "silence of a node after which its sandboxes count as lost",
 	"fleet.nodeAdvertise":        "address under which replicas reach that",
 	"volumesDir":                 "where the files of volumes are (default: in the data folder)",
 	"audit.retention":            "how long records of the audit log are kept; 0 is for ever",

@@ -173,7 +173,7 @@ func Default() Config {
 			Most: 100,
 		},
 		Redis: Redis{Prefix: "tartarus:"},
-		Fleet: Fleet{Addr: "127.0.0.1:7301"},
+		Fleet: Fleet{Addr: "127.0.0.1:7301", NodeLost: 10 * time.Minute},
 		// What payment and health regulators ask for, a year online (PCI DSS 4.0, 10.5.1).
 		Audit: Audit{Retention: 365 * 24 * time.Hour},
 		Network: Network{

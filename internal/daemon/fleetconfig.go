@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/store/redis"
@@ -59,6 +60,8 @@ type Fleet struct {
 	TokenFile string `key:"tokenFile" env:"TARTARUS_JOIN_TOKEN_FILE"`
 	// NodeAddr is where a node listens for the edge's traffic (host:port). Empty: it comes through the session.
 	NodeAddr string `key:"nodeAddr" env:"TARTARUS_NODE_ADDR"`
+	// NodeLost is how long a node may be silent before its sandboxes count as lost. A node that comes back corrects it.
+	NodeLost time.Duration `key:"nodeLost" env:"TARTARUS_NODE_LOST"`
 	// NodeAdvertise is the address under which replicas reach NodeAddr (host:port); empty is NodeAddr itself.
 	NodeAdvertise string `key:"nodeAdvertise" env:"TARTARUS_NODE_ADVERTISE"`
 }
@@ -77,6 +80,7 @@ func (f Fleet) validate(part Part) (errs []error) {
 		host, _, err := net.SplitHostPort(addr)
 		check(validAddr(addr) && err == nil && host != "", "fleet.olympus %q must be host:port", addr)
 	}
+	check(f.NodeLost >= 5*time.Second, "fleet.nodeLost %s must be at least 5s: nodes report every five", f.NodeLost)
 	if part == Agent {
 		check(len(f.Olympus) > 0, "fleet.olympus must name at least one replica, as TARTARUS_OLYMPUS=host:7301")
 	}

@@ -10,14 +10,15 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 )
 
-// sweepEvery is the janitor's rhythm. What it removes is hours old; what it mends, minutes.
+// sweepEvery is the janitor's rhythm. What it removes is hours old; what it mends, minutes, or a node's silence where that counts sooner.
 const sweepEvery = time.Minute
 
 // Run keeps the registry and the queue free of what is over until ctx ends. Several replicas may do it at once.
 func (s *Server) Run(ctx context.Context) error {
+	every := min(sweepEvery, s.cfg.NodeLost)
 	for {
 		// Spread out, so that replicas started together do not sweep together.
-		wait := sweepEvery/2 + time.Duration(rand.Int64N(int64(sweepEvery)))
+		wait := every/2 + time.Duration(rand.Int64N(int64(every)))
 		select {
 		case <-ctx.Done():
 			return nil
