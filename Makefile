@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
 export TARTARUS_BIN := $(CURDIR)/bin/tartarus
 
-.PHONY: build embedded demo test prerequisites lint test-race fuzz test-host test-e2e test-sdk test-sdk-quick bench clean
+.PHONY: build embedded demo test prerequisites lint test-race fuzz test-host test-e2e test-sdk test-sdk-quick test-fleet bench clean
 
 build: embedded ## bin/tartarus, with the guest agent and the tiny userland inside
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/tartarus ./cmd/tartarus
@@ -58,6 +58,10 @@ test-sdk: build ## every method of the published SDKs, newest and older releases
 
 test-sdk-quick: build ## the main job by the newest SDKs
 	$(GO) run ./test/sdk --quick
+
+test-fleet: build ## control plane and nodes apart: sessions, stores on Redis and on a Cluster, two nodes cut off and healed
+	$(GO) test -p 1 -timeout 15m -count 1 ./internal/link ./internal/store/redis
+	$(GO) test -timeout 15m -count 1 -v -run . ./test/fleet
 
 bench: build ## create, exec and edge against their floors
 	bin/tartarus bench create --n 50 --json

@@ -101,7 +101,7 @@ func TestTwoNodes(t *testing.T) {
 	all := slices.Concat(on["n1"], on["n2"])
 	for _, id := range all {
 		must(t, a.echo(id, "through a"))
-		must(t, b.echo(id, "through b"))
+		w.eventually("n2 has learned of b", func() error { return b.echo(id, "through b") })
 	}
 	w.say("%d sandboxes on n1, %d on n2; each runs commands through either replica", len(on["n1"]), len(on["n2"]))
 

@@ -231,11 +231,12 @@ type replica struct {
 	w          *world
 	name, data string
 	api, fleet int // ports
+	edge       int
 	Client     *client.Client
 }
 
 func (w *world) newReplica(name string) *replica {
-	r := &replica{w: w, name: name, data: filepath.Join(w.dir, name), api: freePort(w.t), fleet: freePort(w.t)}
+	r := &replica{w: w, name: name, data: filepath.Join(w.dir, name), api: freePort(w.t), fleet: freePort(w.t), edge: freePort(w.t)}
 	r.start()
 	return r
 }
@@ -247,13 +248,13 @@ func (r *replica) start() {
 	r.w.t.Helper()
 	r.process = r.w.start(r.name, []string{
 		"TARTARUS_DATA=" + r.data, fmt.Sprint("TARTARUS_REDIS_URL=redis://127.0.0.1:", r.w.redisP, "/3"),
-		fmt.Sprint("TARTARUS_API_ADDR=127.0.0.1:", r.api), "TARTARUS_EDGE_ADDR=",
+		fmt.Sprint("TARTARUS_API_ADDR=127.0.0.1:", r.api), fmt.Sprint("TARTARUS_EDGE_ADDR=127.0.0.1:", r.edge),
 		"TARTARUS_FLEET_ADDR=" + r.fleetAddr(), "TARTARUS_FLEET_ADVERTISE=" + r.fleetAddr(), "TARTARUS_NODE_LOST=20s", "TARTARUS_DEFAULT_TEMPLATE=tiny",
 	}, r.w.bin, "olympus")
 	r.w.eventually("replica "+r.name+" answers", func() error {
 		select {
 		case <-r.done:
-			return fmt.Errorf("it ended: %s", r.log)
+			r.w.t.Fatalf("replica %s ended: %s", r.name, r.log)
 		default:
 		}
 		key, err := os.ReadFile(filepath.Join(r.data, "admin.key"))
@@ -344,8 +345,9 @@ func (n *node) env() []string {
 		addrs = append(addrs, r.fleetAddr())
 	}
 	env := []string{
-		"TARTARUS_DATA=" + n.data(), "TARTARUS_NODE_NAME=" + n.name, "TARTARUS_OLYMPUS=" + strings.Join(addrs, ","), "TARTARUS_JOIN_TOKEN_FILE=" + n.tokenFile(),
-		fmt.Sprintf("TARTARUS_NETWORK_BASE=198.18.%d.0/20", 16*n.number), "TARTARUS_NETWORK_SLOTS=2", "TARTARUS_RUNTIME=gvisor", "TARTARUS_WARM_MEMORY=0",
+		"TARTARUS_DATA=" + n.data(), "TARTARUS_EDGE_ADDR=127.0.0.1:0", "TARTARUS_NODE_NAME=" + n.name, "TARTARUS_OLYMPUS=" + strings.Join(addrs, ","), "TARTARUS_JOIN_TOKEN_FILE=" + n.tokenFile(),
+		// Ranges of their own: beside other stacks on this host, the default one may have no part left that is free in full.
+		fmt.Sprintf("TARTARUS_NETWORK_BASE=10.%d.%d.0/18", 100+os.Getpid()%100, 64*n.number), "TARTARUS_NETWORK_SLOTS=2", "TARTARUS_RUNTIME=gvisor", "TARTARUS_WARM_MEMORY=0",
 	}
 	if n.own {
 		env = append(env, "TARTARUS_NODE_ADDR="+n.addr()+":7302")
