@@ -252,17 +252,26 @@ func (a *Agent) Node() hades.Node {
 func (a *Agent) heartbeats(ctx context.Context) error {
 	tick := time.NewTicker(heartbeatEvery)
 	defer tick.Stop()
+	heard := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
+		began := time.Now()
 		beat, cancel := context.WithTimeout(ctx, reportTime)
-		if err := a.cfg.Control.Heartbeat(beat, a.Node(), heartbeatTTL); err != nil && ctx.Err() == nil {
+		err := a.cfg.Control.Heartbeat(beat, a.Node(), heartbeatTTL)
+		cancel()
+		switch {
+		case err == nil:
+			if time.Since(heard) > heartbeatTTL {
+				a.Refill() // the node counted as gone, and what it holds may have been counted as lost
+			}
+			heard = began
+		case ctx.Err() == nil:
 			a.log.Warn("heartbeat not delivered", "error", err)
 		}
-		cancel()
 	}
 }
 
