@@ -68,6 +68,21 @@ func (r *replica) echo(id, text string) error {
 	return nil
 }
 
+// killAll ends all sandboxes, so that none outlives its node's agent.
+func (r *replica) killAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for sb, err := range r.Client.List(ctx, client.ListOptions{States: []string{"running", "starting", "paused"}}) {
+		if err != nil {
+			r.w.t.Errorf("list at the end: %v", err)
+			return
+		}
+		if err := r.Client.Kill(ctx, sb.SandboxID); err != nil && !tartarus.Is(err, tartarus.NotFound) {
+			r.w.t.Errorf("kill %s at the end: %v", sb.SandboxID, err)
+		}
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -81,6 +96,7 @@ func TestTwoNodes(t *testing.T) {
 	a, b := w.newReplica("a"), w.newReplica("b")
 	n1 := w.newNode("n1", 1, true, a, b)
 	n2 := w.newNode("n2", 2, false, a) // learns of b by itself
+	t.Cleanup(func() { a.killAll() })
 	a.ready("n1", "n2")
 	w.say("two replicas over one Redis, two nodes in namespaces of their own, joined with tokens")
 
@@ -214,12 +230,7 @@ func TestTwoNodes(t *testing.T) {
 		w.say("healed: the same sandboxes run on n2 again, by their old ids")
 	})
 
-	for sb, err := range a.Client.List(t.Context(), client.ListOptions{States: []string{"running", "starting"}}) {
-		must(t, err)
-		if err := a.Client.Kill(t.Context(), sb.SandboxID); err != nil && !tartarus.Is(err, tartarus.NotFound) {
-			t.Errorf("kill %s at the end: %v", sb.SandboxID, err)
-		}
-	}
+	a.killAll()
 	n1.leaks()
 	n2.leaks()
 	w.say("all sandboxes killed, nothing of them left on either node")

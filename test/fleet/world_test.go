@@ -315,6 +315,7 @@ func (w *world) newNode(name string, number int, own bool, to ...*replica) *node
 	w.ip("netns", "add", ns)
 	w.t.Cleanup(func() { w.ip("netns", "del", ns) })
 	w.ip("link", "add", outer, "type", "veth", "peer", "name", inner)
+	w.t.Cleanup(func() { w.ip("link", "del", outer) }) // the namespace may be held for longer
 	w.ip("link", "set", inner, "netns", ns)
 	w.ip("link", "set", outer, "master", w.tag, "up")
 	w.ip("-n", ns, "link", "set", "lo", "up")
