@@ -96,7 +96,7 @@ func TestTwoNodes(t *testing.T) {
 	a, b := w.newReplica("a"), w.newReplica("b")
 	n1 := w.newNode("n1", 1, true, a, b)
 	n2 := w.newNode("n2", 2, false, a) // learns of b by itself
-	t.Cleanup(func() { a.killAll() })
+	defer a.killAll()                  // before anything is stopped, so that no sandbox outlives its agent
 	a.ready("n1", "n2")
 	w.say("two replicas over one Redis, two nodes in namespaces of their own, joined with tokens")
 
