@@ -22,12 +22,12 @@ const (
 // lastOutput is how much of a command's output an error quotes.
 const lastOutput = 2 << 10
 
-// prepare runs the template's start command in a guest that has booted and knows who it is, and returns once the ready command
+// prepare runs the template's start command in a guest that has booted and knows its template, and returns once the ready command
 // succeeds; without one, once the start command runs. The start command goes on in the background. ctx bounds all of it: what is
 // not ready by its end is an error that quotes the last output. Called once after a cold boot, never after a restore: the
 // processes are in the snapshot.
 func prepare(ctx context.Context, guest *guestclient.Client, t Template) error {
-	if t.StartCmd == "" && t.ReadyCmd == "" {
+	if !t.starts() {
 		return nil
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -60,6 +60,9 @@ func prepare(ctx context.Context, guest *guestclient.Client, t Template) error {
 	}
 	return err
 }
+
+// starts reports whether anything is to be run in a guest of the template before it counts as up.
+func (t Template) starts() bool { return t.StartCmd != "" || t.ReadyCmd != "" }
 
 // becomesReady runs the ready command until it succeeds.
 func becomesReady(ctx context.Context, guest *guestclient.Client, t Template) error {

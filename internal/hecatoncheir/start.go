@@ -301,7 +301,8 @@ func (a *Agent) machineConfig(h *held, t Template) vmm.Config {
 	return c
 }
 
-// initGuest waits for the guest agent and makes it this sandbox's; a guest that has just booted then runs what its template starts.
+// initGuest waits for the guest agent and makes it this sandbox's. A guest that has just booted first runs what its template starts, which knows
+// the template's variables alone, as it does in the snapshot that later sandboxes come from.
 func (a *Agent) initGuest(ctx context.Context, h *held, t Template, booted bool) error {
 	if h.slot == nil {
 		return nil
@@ -319,17 +320,22 @@ func (a *Agent) initGuest(ctx context.Context, h *held, t Template, booted bool)
 			cancel(tartarus.Errorf(tartarus.Internal, "the machine ended while it started (%s): %s", exit.Reason, exit.Message))
 		}
 	}()
+	if booted && t.starts() {
+		err := guest.InitWhenUp(ctx, templateInit(t, nic))
+		if err == nil {
+			err = prepare(ctx, guest, t)
+		}
+		if ended, ok := errors.AsType[*tartarus.Error](context.Cause(ctx)); ok {
+			return ended
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if err := guest.InitWhenUp(ctx, guestInit(h.spec, t, nic)); err != nil {
 		return cmp.Or(context.Cause(ctx), err)
 	}
-	if !booted {
-		return nil
-	}
-	err := prepare(ctx, guest, t)
-	if ended, ok := errors.AsType[*tartarus.Error](context.Cause(ctx)); ok {
-		return ended
-	}
-	return err
+	return nil
 }
 
 // guestInit is the identity that the agent takes on.

@@ -35,7 +35,8 @@ func rootfs(t *testing.T) string {
 	return dir
 }
 
-// A template's start command runs before a sandbox of it counts as created, sees its variables, and lives on through a pause.
+// A template's start command runs before a sandbox of it counts as created, sees the template's variables, and lives on through a pause. It runs once for each template, not for each sandbox: those made later are
+// copies of a machine in which it ran.
 func TestStartCommand(t *testing.T) {
 	s := newServer(t)
 	build := func(name, start, ready string) {
@@ -48,8 +49,16 @@ func TestStartCommand(t *testing.T) {
 	}
 	build("served", `sleep 0.3; echo "$FROM $MINE" >> starts; i=0; while true; do i=$((i+1)); echo $i > count; sleep 0.05; done`, "test -s count")
 	sb := s.create(func(in *api.NewSandbox) { in.TemplateID, in.EnvVars = "served", map[string]string{"MINE": "sandbox"} })
-	if got := s.sh(sb.SandboxID, "cat /tmp/starts"); got != "template sandbox" {
+	if got := s.sh(sb.SandboxID, "cat /tmp/starts"); got != "template " {
 		t.Errorf("the start command saw %q", got)
+	}
+	second := s.claimed(func(in *api.NewSandbox) { in.TemplateID, in.EnvVars = "served", map[string]string{"MINE": "sandbox"} })
+	first := s.sh(second, "cat /tmp/count")
+	if later := s.sh(second, "sleep 0.5; cat /tmp/count"); later == first {
+		t.Errorf("in a claimed sandbox it does not count: %s", later)
+	}
+	if got := s.sh(second, `cat /tmp/starts; echo "$MINE"`); got != "template \nsandbox" {
+		t.Errorf("a claimed sandbox has %q", got)
 	}
 	if out, code := s.cli("pause", sb.SandboxID); code != 0 {
 		t.Fatalf("pause: %s", out)
@@ -61,7 +70,7 @@ func TestStartCommand(t *testing.T) {
 	if after := s.sh(sb.SandboxID, "sleep 0.5; cat /tmp/count"); after == before {
 		t.Errorf("it no longer counts: %s", after)
 	}
-	if got := s.sh(sb.SandboxID, "cat /tmp/starts"); got != "template sandbox" {
+	if got := s.sh(sb.SandboxID, "cat /tmp/starts"); got != "template " {
 		t.Errorf("after a resume, starts were %q", got)
 	}
 
