@@ -1,7 +1,9 @@
 package vmmtest
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 )
 
@@ -180,25 +183,56 @@ func within(ns *os.File, f func() error) error {
 // ask has the guest's first process run argv, over the network.
 func (s *slot) ask(e *env, argv ...string) string {
 	e.Helper()
+	out, code, err := call(e.ctx, s.host, s.guest.Address.Addr(), argv)
+	if err != nil || code != 0 {
+		e.Errorf("ask %v: %s, code %d, %v", argv, out, code, err)
+	}
+	return out
+}
+
+// dialVerb is ask for a guest that has only just begun, or has ended: the one is waited for, the other is tartarus.GuestGone.
+func dialVerb(ctx context.Context, m vmm.Machine, host *os.File, guest netip.Addr, argv []string) (string, int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		if x, err := m.Wait(ctx); err == nil {
+			cancel(tartarus.Errorf(tartarus.GuestGone, "the machine has ended: %+v", x))
+		}
+	}()
+	for {
+		out, code, err := call(ctx, host, guest, argv)
+		if ctx.Err() != nil {
+			return "", 0, context.Cause(ctx)
+		}
+		if err == nil || !errors.Is(err, unix.ECONNREFUSED) {
+			return out, code, err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// call has the guest's first process run argv.
+func call(ctx context.Context, host *os.File, guest netip.Addr, argv []string) (out string, code int, err error) {
 	var reply struct {
 		Out  string
 		Code int
 	}
-	err := within(s.host, func() error {
-		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(s.guest.Address.Addr(), 7007).String(), 5*time.Second)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		if err := json.NewEncoder(c).Encode(map[string]any{"argv": argv}); err != nil {
-			return err
-		}
-		return json.NewDecoder(c).Decode(&reply)
+	var c net.Conn
+	err = within(host, func() (err error) {
+		d := net.Dialer{Timeout: 20 * time.Second}
+		c, err = d.DialContext(ctx, "tcp", netip.AddrPortFrom(guest, 7007).String())
+		return err
 	})
-	if err != nil || reply.Code != 0 {
-		e.Errorf("ask %v: %+v, %v", argv, reply, err)
+	if err != nil {
+		return "", 0, err
 	}
-	return strings.TrimSpace(reply.Out)
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	if err := json.NewEncoder(c).Encode(map[string]any{"argv": argv}); err != nil {
+		return "", 0, err
+	}
+	err = json.NewDecoder(c).Decode(&reply)
+	return strings.TrimSpace(reply.Out), reply.Code, err
 }
 
 // bystander is a process that must not be touched.

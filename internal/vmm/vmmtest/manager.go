@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +25,7 @@ type order struct {
 	Dir    string     `json:"dir"`
 	Config vmm.Config `json:"config"`
 	Pause  bool       `json:"pause"`
+	Host   string     `json:"host,omitempty"` // network namespace from which the guest is reached, where verbs go over the network
 }
 
 // report is what it did.
@@ -56,7 +56,7 @@ func manage(f Factory, what string, r *report) error {
 	if err := json.Unmarshal([]byte(what), &o); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), f.patience()/2)
 	defer cancel()
 	d, err := f.New(o.Dir)
 	if err != nil {
@@ -67,7 +67,7 @@ func manage(f Factory, what string, r *report) error {
 		return err
 	}
 	for r.Count == 0 && ctx.Err() == nil {
-		out, err := runVerb(ctx, f, m, "cat", "/count")
+		out, err := runVerb(ctx, f, o, m, "cat", "/count")
 		if err != nil {
 			return err
 		}
@@ -82,8 +82,17 @@ func manage(f Factory, what string, r *report) error {
 	return ctx.Err()
 }
 
-func runVerb(ctx context.Context, f Factory, m vmm.Machine, verb ...string) (string, error) {
+func runVerb(ctx context.Context, f Factory, o order, m vmm.Machine, verb ...string) (string, error) {
 	argv := append([]string{GuestPath}, verb...)
+	if o.Host != "" {
+		host, err := os.Open(o.Host)
+		if err != nil {
+			return "", err
+		}
+		defer host.Close()
+		out, _, err := dialVerb(ctx, m, host, o.Config.Interface.Address.Addr(), argv)
+		return out, err
+	}
 	if f.Exec != nil {
 		out, _, err := f.Exec(ctx, m, argv)
 		return strings.TrimSpace(out), err
@@ -107,7 +116,11 @@ type manager struct {
 // startManager has another process boot a machine in this row's folder.
 func (e *env) startManager(id string, pause bool) *manager {
 	e.Helper()
-	what, err := json.Marshal(order{Dir: e.dir, Config: e.config(id), Pause: pause})
+	o := order{Dir: e.dir, Config: e.config(id), Pause: pause}
+	if s := e.slots[o.Config.ID]; s != nil {
+		o.Host = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.host.Fd())
+	}
+	what, err := json.Marshal(o)
 	if err != nil {
 		e.Fatal(err)
 	}

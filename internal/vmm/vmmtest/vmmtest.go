@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -38,6 +39,15 @@ type Factory struct {
 
 	// MemoryMB is what machines get; 0 is 256, which rows about memory count on.
 	MemoryMB int64
+
+	// ByNetwork says that verbs reach the guest over its network: every machine has a slot of its own then.
+	ByNetwork bool
+
+	// OwnKernel says that the guest has a kernel of its own, which kills one of its processes where memory runs out and goes on.
+	OwnKernel bool
+
+	// Patience multiplies the time that rows have, for machines that are emulated; 0 is 1.
+	Patience int
 
 	// Skips maps the names of rows that the driver cannot do to the reason.
 	Skips map[string]string
@@ -120,15 +130,18 @@ func Run(t *testing.T, f Factory) {
 	warmUp(t, f, image)
 	for _, r := range rows {
 		known[r.name] = true
-		t.Run(r.name, func(t *testing.T) {
+		did := "not reached"
+		passed := t.Run(r.name, func(t *testing.T) {
 			if why, skip := f.Skips[r.name]; skip {
+				did = "skipped: " + why
 				t.Skipf("%s: %s", name, why)
 			}
 			if why, lacks := f.Lacks[r.needs]; lacks {
-				t.Skipf("%s: its guest cannot %s: %s", name, r.needs, why)
+				did = fmt.Sprintf("skipped: its guest cannot %s: %s", r.needs, why)
+				t.Skipf("%s: %s", name, did)
 			}
-			t.Logf("runtime %s %s, tier %s", name, support.Version, support.Tier)
-			ctx, cancel := context.WithTimeout(t.Context(), rowTimeout)
+			did = "passed"
+			ctx, cancel := context.WithTimeout(t.Context(), f.patience())
 			defer cancel()
 			e := &env{T: t, ctx: ctx, factory: f, dir: t.TempDir(), image: image}
 			e.driver = e.open()
@@ -138,6 +151,11 @@ func Run(t *testing.T, f Factory) {
 			e.cleanUp()
 			before.compare(t, e.dir)
 		})
+		if !passed {
+			did = "FAILED"
+		}
+		// One line for each promise: `make test-vm` shows them.
+		t.Logf("row %-34s %s %s (%s): %s", r.name, name, support.Version, support.Tier, did)
 	}
 	for name := range f.Skips {
 		if !known[name] {
@@ -169,6 +187,8 @@ type env struct {
 	dir     string
 	image   string
 	driver  vmm.Driver
+	slots   map[string]*slot // by machine, where verbs go over the network
+	number  int              // of the last slot that config made
 	made    []vmm.Machine
 	after   []func() // undoes what the row made on the host beside machines
 }
@@ -186,13 +206,33 @@ func (e *env) open() vmm.Driver {
 	return d
 }
 
+// patience is how long a row may take.
+func (f Factory) patience() time.Duration { return time.Duration(max(f.Patience, 1)) * rowTimeout }
+
 // config is a small machine that counts.
 func (e *env) config(id string) vmm.Config {
-	return vmm.Config{
+	c := vmm.Config{
 		ID: prefix + id, RootFS: e.image, Args: []string{GuestPath, "init", "one", "two"}, Hostname: "h-" + id,
 		Env:       []string{"GREETING=hello"},
 		Resources: tartarus.Resources{VCPU: 1, MemoryMB: cmp.Or(e.factory.MemoryMB, 256), DiskMB: 64, PIDs: 64},
 	}
+	if e.factory.ByNetwork {
+		e.number++
+		e.attach(&c, e.newSlot(ownSlots+e.number))
+	}
+	return c
+}
+
+// ownSlots is where the numbers of slots begin that config makes; rows that make some themselves take lower ones.
+const ownSlots = 30
+
+// attach gives a machine that is to be made a slot.
+func (e *env) attach(c *vmm.Config, s *slot) {
+	c.Interface = s.guest
+	if e.slots == nil {
+		e.slots = map[string]*slot{}
+	}
+	e.slots[c.ID] = s
 }
 
 // start boots a machine that the row's end stops.
@@ -210,7 +250,7 @@ func (e *env) keep(m vmm.Machine) { e.made = append(e.made, m) }
 
 // cleanUp ends a row. It has time of its own: the row's may be up.
 func (e *env) cleanUp() {
-	ctx, cancel := context.WithTimeout(context.Background(), rowTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), e.factory.patience())
 	defer cancel()
 	for _, m := range e.made {
 		if err := m.Stop(ctx); err != nil {
@@ -228,6 +268,13 @@ func (e *env) try(m vmm.Machine, verb ...string) (string, int, error) {
 	argv := append([]string{GuestPath}, verb...)
 	if e.factory.Exec != nil {
 		return e.factory.Exec(e.ctx, m, argv)
+	}
+	if e.factory.ByNetwork {
+		s := e.slots[m.Record().ID]
+		if s == nil {
+			e.Fatal("machine has no slot")
+		}
+		return dialVerb(e.ctx, m, s.host, s.guest.Address.Addr(), argv)
 	}
 	x, ok := m.(vmm.Execer)
 	if !ok {
@@ -274,7 +321,7 @@ func (e *env) counts(m vmm.Machine, n int) {
 // alive makes sure that the machine has not ended, and that its guest counts where it can be asked.
 func (e *env) alive(m vmm.Machine) {
 	e.Helper()
-	if _, ok := m.(vmm.Execer); ok || e.factory.Exec != nil {
+	if _, ok := m.(vmm.Execer); ok || e.factory.Exec != nil || e.factory.ByNetwork {
 		e.counts(m, e.count(m))
 	}
 	ctx, cancel := context.WithTimeout(e.ctx, time.Millisecond)

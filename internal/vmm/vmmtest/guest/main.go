@@ -42,7 +42,7 @@ var verbs = map[string]func(args []string) error{
 	"init": initProcess, "args": printArgs, "eat": eat, "bomb": bomb, "fill": fill, "spin": spin, "cat": cat,
 	"write": write, "sleep": sleep, "exit": exit, "dial": dial, "cpus": cpus, "hostname": hostname, "uid": uid,
 	"raise": raise, "remount": remount, "wild": wild, "as": as, "fetch": fetch,
-	"send": send, "pour": pour, "litter": litter, "tree": tree,
+	"send": send, "pour": pour, "lonely": lonely, "litter": litter, "tree": tree,
 }
 
 func main() {
@@ -192,6 +192,7 @@ func fill(args []string) error {
 		n, err = f.Write(b)
 		total += n
 	}
+	_ = f.Sync() // the host counts what has reached the disk
 	fmt.Println("wrote", total>>20, "full", errors.Is(err, syscall.ENOSPC), err)
 	return nil
 }
@@ -287,6 +288,25 @@ func send(args []string) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// lonely ends with 42 where there is a loopback device, nothing else, and no way out.
+func lonely([]string) error {
+	if _, err := net.DialTimeout("tcp", "1.1.1.1:80", 2*time.Second); !errors.Is(err, syscall.ENETUNREACH) {
+		os.Exit(1)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		os.Exit(2)
+	}
+	if _, err := net.Dial("tcp", l.Addr().String()); err != nil {
+		os.Exit(3)
+	}
+	if all, err := net.Interfaces(); err != nil || len(all) != 1 {
+		os.Exit(4)
+	}
+	os.Exit(42)
 	return nil
 }
 
