@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -13,34 +14,34 @@ var guestModules = []string{
 	"virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "erofs", "overlay", "ext4", "af_packet",
 }
 
-// optionalModules are loaded where the kernel has them.
-var optionalModules = []string{"squashfs", "vmw_vsock_virtio_transport", "virtio_balloon"}
+// optionalModules come along where the kernel has them, and are loaded when they are needed.
+var optionalModules = []string{"squashfs"}
 
 // Places in the initramfs that the guest's side (internal/guest/vmboot) knows too.
 const (
 	InitPath    = "init"
 	ModulesPath = "modules" // folder; its file "order" lists the others, one a line, in the order to load them
 	orderName   = "order"
+	laterName   = "later" // as order, of what is loaded only when it is needed
 )
 
 // Initramfs writes the first root file system of a guest: the agent as init, and the modules that this kernel needs. It is not
 // compressed: the host unpacks nothing, and copying is faster than the guest's decompression.
 func (k Kernel) Initramfs(w io.Writer, agent []byte) error {
-	var load []Module
+	var load, later []Module
 	if k.Modules != "" {
 		m, err := openModules(k.Modules)
 		if err != nil {
 			return err
 		}
-		wanted := guestModules
-		for _, name := range optionalModules {
-			if m.has(name) {
-				wanted = append(wanted[:len(wanted):len(wanted)], name)
-			}
-		}
-		if load, err = m.resolve(wanted); err != nil {
+		if load, err = m.resolve(guestModules); err != nil {
 			return err
 		}
+		all, err := m.resolve(append(slices.Clone(guestModules), slices.DeleteFunc(slices.Clone(optionalModules), func(n string) bool { return !m.has(n) })...))
+		if err != nil {
+			return err
+		}
+		later = all[len(load):] // resolve lists what comes first first
 	}
 	c := &cpio{w: w}
 	for _, dir := range []string{"dev", "proc", "sys", "base", "disk", "root", ModulesPath} {
@@ -48,12 +49,8 @@ func (k Kernel) Initramfs(w io.Writer, agent []byte) error {
 	}
 	// Without a console the kernel starts init with no standard files at all.
 	c.device("dev/console", 5, 1)
-	var order bytes.Buffer
-	for _, m := range load {
-		fmt.Fprintln(&order, m.Name)
-		c.add(path.Join(ModulesPath, m.Name), modeFile|0o600, m.Data)
-	}
-	c.add(path.Join(ModulesPath, orderName), modeFile|0o600, order.Bytes())
+	c.modules(orderName, load)
+	c.modules(laterName, later)
 	c.add(InitPath, modeFile|0o755, agent)
 	return c.end()
 }
@@ -65,6 +62,16 @@ const (
 	modeDevice = 0o020000
 	modeType   = 0o170000
 )
+
+// modules adds modules and the list of them.
+func (c *cpio) modules(listName string, list []Module) {
+	var names bytes.Buffer
+	for _, m := range list {
+		fmt.Fprintln(&names, m.Name)
+		c.add(path.Join(ModulesPath, m.Name), modeFile|0o600, m.Data)
+	}
+	c.add(path.Join(ModulesPath, listName), modeFile|0o600, names.Bytes())
+}
 
 // cpio writes the archive format "newc". Its first error stays.
 type cpio struct {

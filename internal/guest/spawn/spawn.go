@@ -123,7 +123,8 @@ func (p *Plan) Start(w *Wires) (int, error) {
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: w.Terminal != nil, Ctty: 0},
 	}
 	if p.Group != nil {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(p.Group.Fd())
+		// With a namespace of its own, so that it can neither leave the group nor lift its limits.
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD, attr.Sys.Unshareflags = true, int(p.Group.Fd()), syscall.CLONE_NEWCGROUP
 	}
 	if os.Geteuid() == 0 {
 		attr.Sys.Credential = &syscall.Credential{Uid: p.user.UID, Gid: p.user.GID, Groups: p.user.Groups}

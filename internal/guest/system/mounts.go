@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,10 +31,13 @@ var links = [][2]string{
 	{"/proc/self/fd/1", "/dev/stdout"}, {"/proc/self/fd/2", "/dev/stderr"},
 }
 
-// Prepare makes a bare machine ready to run programs: it mounts what is missing and brings loopback up. What is mounted
-// already stays as it is.
-func Prepare() error {
+// Prepare makes a bare machine ready to run programs: it mounts what is missing, except at the places named, and brings loopback up. What is
+// mounted already stays as it is.
+func Prepare(except ...string) error {
 	for _, m := range mounts {
+		if slices.Contains(except, m.target) {
+			continue
+		}
 		mounted, err := isMountpoint(m.target)
 		if err != nil || mounted {
 			if err != nil {

@@ -24,7 +24,7 @@ const (
 )
 
 // makeRoot puts the writable layer over the template and makes the result /.
-func makeRoot() error {
+func makeRoot(line string) error {
 	base, disk, err := findDisks()
 	if err != nil {
 		return err
@@ -32,6 +32,11 @@ func makeRoot() error {
 	kind, err := fileSystem(base)
 	if err != nil {
 		return err
+	}
+	if kind == "squashfs" {
+		if err := loadModules("later", line); err != nil {
+			return err
+		}
 	}
 	if err := unix.Mount(base, baseAt, kind, unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("mount template (%s): %w", kind, err)

@@ -12,8 +12,8 @@ import (
 
 // loadModules loads what the initramfs brought, in its order, each with the parameters that the kernel command line has for it: the kernel gives
 // those only to what is built in.
-func loadModules(line string) error {
-	order, err := os.ReadFile(filepath.Join(modulesDir, "order"))
+func loadModules(list, line string) error {
+	order, err := os.ReadFile(filepath.Join(modulesDir, list))
 	if err != nil {
 		return fmt.Errorf("load modules: %w", err)
 	}

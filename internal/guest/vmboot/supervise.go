@@ -22,9 +22,10 @@ const (
 )
 
 // limit makes the control group of the guest's processes. The first process stays outside: it must be able to go on, and to kill, in the
-// middle of a fork bomb. The host's own limits do not depend on it: no process of the guest is one of the host's.
+// middle of a fork bomb. Those inside have a namespace of it, whose edge is one of delegation (nsdelegate): they can neither leave nor lift
+// its limits by the usual means. The host's own limits do not depend on it: no process of the guest is one of the host's.
 func (g *Guest) limit() error {
-	if err := unix.Mount("cgroup2", groupsAt, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+	if err := unix.Mount("cgroup2", groupsAt, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "nsdelegate"); err != nil && !errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("mount control groups: %w", err)
 	}
 	if g.Machine.PIDs <= 0 {
@@ -62,7 +63,7 @@ func (g *Guest) Supervise() (string, error) {
 	defer null.Close()
 	attr := &syscall.ProcAttr{Dir: "/", Env: env, Files: []uintptr{null.Fd(), null.Fd(), null.Fd()}, Sys: &syscall.SysProcAttr{Setsid: true}}
 	if g.Group != nil {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(g.Group.Fd())
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD, attr.Sys.Unshareflags = true, int(g.Group.Fd()), unix.CLONE_NEWCGROUP
 	}
 	pid, err := syscall.ForkExec(m.Args[0], m.Args, attr)
 	if err != nil {

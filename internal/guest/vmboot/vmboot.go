@@ -66,14 +66,21 @@ func (g *Guest) start() error {
 	}
 	// As on every runtime: loopback has ::1, the device gets no address but the one it is given.
 	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
-	if err := loadModules(string(line)); err != nil {
+	if err := loadModules("order", string(line)); err != nil {
 		return err
 	}
-	if err := makeRoot(); err != nil {
+	if err := makeRoot(string(line)); err != nil {
 		return err
 	}
-	if err := system.Prepare(); err != nil {
+	// /tmp is part of the writable layer and of its size limit; memory is scarcer.
+	if err := system.Prepare("/tmp"); err != nil {
 		return err
+	}
+	if err := os.Mkdir("/tmp", 0o777); err == nil {
+		err = os.Chmod("/tmp", 0o777|os.ModeSticky)
+		if err != nil {
+			return err
+		}
 	}
 	if err := g.limit(); err != nil {
 		return err
