@@ -322,6 +322,7 @@ var help = map[string]string{
 	"edgeCertFile":               "certificate of the edge (PEM); without it the edge has an authority of its own",
 	"edgeKeyFile":                "key of that certificate (PEM)",
 	"runtime":                    "runtime of sandboxes: auto, firecracker, qemu or gvisor",
+	"kernel":                     "kernel of virtual machines: a folder with it and its modules, or its file",
 	"defaultTemplate":            "template of creates that name none (default base when built, else tiny)",
 	"nodeName":                   "name of this node",
 	"labels":                     "labels of this node, NAME=VALUE,...",

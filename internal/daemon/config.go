@@ -39,6 +39,9 @@ type Config struct {
 	EdgeKeyFile  string `key:"edgeKeyFile" env:"TARTARUS_EDGE_KEY_FILE"`
 	// Runtime names the driver that runs sandboxes; "auto" takes the strongest usable one.
 	Runtime string `key:"runtime" env:"TARTARUS_RUNTIME"`
+	// Kernel is the Linux kernel of virtual machines: a folder with it and its modules, or its file. Empty looks in the data folder's kernel, in
+	// data/firecracker, and in /boot.
+	Kernel string `key:"kernel" env:"TARTARUS_KERNEL"`
 	// DefaultTemplate is what a create without a template gets. Empty means base when built, else tiny.
 	DefaultTemplate string `key:"defaultTemplate" env:"TARTARUS_DEFAULT_TEMPLATE"`
 	// NodeName is this node's name in the registry. It must stay the same across restarts.

@@ -1,15 +1,21 @@
 package daemon
 
 import (
+	"context"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	agents "github.com/tartarus-sandbox/tartarus/internal/image/embedded"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
+	"github.com/tartarus-sandbox/tartarus/internal/kvm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/gvisor"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/qemu"
 )
 
 // startTime bounds one start: a cold start takes 0.1 s alone and 5 s in a burst of fifty on two cores. The rest is for a template's
@@ -27,12 +33,44 @@ func Drivers(cfg Config) ([]vmm.Driver, error) {
 
 // openDrivers makes the runtimes of this build, strongest first.
 func openDrivers(cfg Config, state string, log *slog.Logger) ([]vmm.Driver, error) {
+	qm, err := qemu.New(qemu.Config{
+		Dir: filepath.Join(state, "qemu"), Cache: guestCache(cfg), Kernel: guestKernel(cfg), Log: log,
+		KVM: func(ctx context.Context) kvm.Verdict { return kvm.Remembered(ctx, kvmMemory, time.Now()) },
+	})
+	if err != nil {
+		return nil, err
+	}
 	gv, err := gvisor.New(gvisor.Config{Dir: filepath.Join(state, "gvisor"), Log: log})
 	if err != nil {
 		return nil, err
 	}
-	return preferred([]vmm.Driver{gv}, cfg.Runtime)
+	return preferred([]vmm.Driver{qm, gv}, cfg.Runtime)
 }
+
+// kvmMemory is where the verdict over the host's KVM is remembered until the next boot.
+const kvmMemory = "/run/tartarus/kvm.json"
+
+// guestCache is where kernels for virtual machines are prepared: once for all stacks of a data folder.
+func guestCache(cfg Config) string { return filepath.Join(cfg.DataDir, "kernel", "prepared") }
+
+// guestKernel finds the kernel of virtual machines: the configured one, else the data folder's, else what ./dev-setup.sh made in the
+// folder where the program was started or built, else this machine's own.
+func guestKernel(cfg Config) *linux.Kernel {
+	k := &linux.Kernel{Cache: guestCache(cfg), Agent: agents.Guest}
+	if cfg.Kernel != "" {
+		k.Places = []string{cfg.Kernel}
+		return k
+	}
+	k.Places = []string{filepath.Join(cfg.DataDir, "kernel"), devKernel}
+	if self, err := os.Executable(); err == nil {
+		k.Places = append(k.Places, filepath.Join(filepath.Dir(self), "..", devKernel))
+	}
+	k.Places = append(k.Places, "/boot")
+	return k
+}
+
+// devKernel is what ./dev-setup.sh fills.
+const devKernel = "data/firecracker"
 
 // preferred moves the configured runtime to the front.
 func preferred(drivers []vmm.Driver, name string) ([]vmm.Driver, error) {

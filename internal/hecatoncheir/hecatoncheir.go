@@ -192,7 +192,8 @@ func (a *Agent) probe(ctx context.Context) error {
 			continue
 		}
 		a.usable[d.Name()] = d
-		if a.first == "" {
+		// Emulation is for those who demand it: it is ten times slower than any other runtime.
+		if a.first == "" && (s.Tier != tartarus.TierEmulated || len(a.cfg.Drivers) == 1) {
 			a.first = d.Name()
 		}
 	}

@@ -273,7 +273,10 @@ func (a *Agent) launch(ctx context.Context, h *held, t Template, k warm.Kind, d 
 }
 
 // acquire gets a network slot for a machine of the driver's.
-func (a *Agent) acquire(ctx context.Context, _ vmm.Driver) (*network.Slot, error) {
+func (a *Agent) acquire(ctx context.Context, d vmm.Driver) (*network.Slot, error) {
+	if _, ok := d.(vmm.TAPDriver); ok {
+		return a.cfg.Slots.AcquireTAP(ctx)
+	}
 	return a.cfg.Slots.Acquire(ctx)
 }
 

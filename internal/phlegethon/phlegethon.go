@@ -160,6 +160,9 @@ func runtimeFor(n *hades.Node, want Want) (string, bool) {
 		if !rt.Tier.AtLeast(want.Tier) {
 			continue
 		}
+		if rt.Tier == tartarus.TierEmulated && want.Tier != tartarus.TierEmulated {
+			continue // ten times slower than any other: only for those who ask for it
+		}
 		if found == "" || better(name, rt.Tier, found, n.Runtimes[found].Tier) {
 			found = name
 		}
