@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
 export TARTARUS_BIN := $(CURDIR)/bin/tartarus
 
-.PHONY: build embedded demo test prerequisites lint test-race fuzz test-host test-e2e test-sdk test-sdk-quick test-fleet bench clean
+.PHONY: test-vm build embedded demo test prerequisites lint test-race fuzz test-host test-e2e test-sdk test-sdk-quick test-fleet bench clean
 
 build: embedded ## bin/tartarus, with the guest agent and the tiny userland inside
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/tartarus ./cmd/tartarus
@@ -35,7 +35,7 @@ lint: embedded ## formatting, vet on both processors, staticcheck, known vulnera
 
 # Packages that pull gVisor in are tested without the race detector: it would be compiled anew, and the sandbox kernel does not run under it.
 GVISOR = $(shell $(GO) list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | grep -F gvisor.dev/gvisor | sed 's/[ .]test.*//; s/_test .*//; s/ .*//' | sort -u)
-PLAIN   = $(filter-out $(GVISOR) %/test/e2e %/test/script %/internal/network, $(shell $(GO) list ./...))
+PLAIN   = $(filter-out $(GVISOR) %/internal/vmm/qemu %/test/e2e %/test/script %/internal/network, $(shell $(GO) list ./...))
 
 # Built with all processors, run one package after the other: suites that race leases and deadlines need the processor they were promised.
 test-race: embedded ## unit tests and store conformance, with the race detector
@@ -45,6 +45,11 @@ test-race: embedded ## unit tests and store conformance, with the race detector
 # These change the host's network and control groups: one package after the other.
 test-host: build ## drivers, network and what is built upon them
 	$(GO) test -p 1 -timeout 15m ./internal/network/... $(GVISOR)
+
+# Prints, for each promise of a driver, which runtime kept it; all the rest only when something fails.
+test-vm: build ## virtual machines: real monitors under their jails, with a Linux guest where the host can run one
+	@log=$$(mktemp); $(GO) test -p 1 -timeout 45m -count 1 -v ./internal/kernel ./internal/vmm/... >$$log 2>&1; rc=$$?; \
+	if [ $$rc = 0 ]; then grep -E '^ +vmmtest.go:[0-9]+: row |^--- SKIP|^ +[a-z_]+.go:[0-9]+: (driver|needs|test/)|^(ok|FAIL)' $$log; else cat $$log; fi; rm -f $$log; exit $$rc
 
 test-e2e: build ## the built program as its users run it
 	$(GO) test -p 1 -timeout 15m -count 1 ./test/e2e ./test/script
