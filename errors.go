@@ -40,6 +40,9 @@ func (k Kind) Known() bool {
 	return false
 }
 
+// CodeAgentLost is the Code of a refused resume: the guest agent did not answer when the sandbox was paused. SDKs know it by this name.
+const CodeAgentLost = "sandbox_snapshot_guest_agent_unresponsive"
+
 // Error is an error with a Kind that a client may be shown.
 type Error struct {
 	Kind       Kind

@@ -35,6 +35,7 @@ type Spec struct {
 	Runtime    string            `json:"runtime,omitempty"` // demanded runtime; empty lets the node choose
 	Secrets    Secrets           `json:"secrets"`
 	RequestID  string            `json:"requestID,omitempty"`
+	SnapshotID string            `json:"snapshotID,omitempty"` // restored from this instead of booted from the template
 }
 
 // Secrets are a sandbox's bearer tokens. They travel in records and jobs, never in logs.
@@ -98,7 +99,9 @@ type Sandbox struct {
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	Deadline  time.Time `json:"deadline,omitzero"` // when its time is up
 	EndedAt   time.Time `json:"endedAt,omitzero"`
-	Ending    *Ending   `json:"ending,omitempty"` // a termination that is pending, or the one that ended it; replaced, never changed
+	Ending    *Ending   `json:"ending,omitempty"`    // a termination that is pending, or the one that ended it; replaced, never changed
+	DiskOnly  bool      `json:"diskOnly,omitempty"`  // paused without its memory
+	AgentLost bool      `json:"agentLost,omitempty"` // paused while its agent did not answer: it can only be rebooted
 	// Revision counts changes; stores compare it before they set.
 	Revision int64 `json:"revision"`
 }

@@ -81,8 +81,58 @@ type NetworkConfig struct {
 
 // PauseRequest is the body of a pause.
 type PauseRequest struct {
-	Memory              *bool `json:"memory,omitempty"`              // false keeps only the files; not supported
+	Memory              *bool `json:"memory,omitempty"`              // false keeps only the files: it boots anew when it comes back
 	RequireHealthyGuest bool  `json:"requireHealthyGuest,omitempty"` // refuse when the guest agent does not answer
+}
+
+// SnapshotRequest is the body of a snapshot.
+type SnapshotRequest struct {
+	Name   string `json:"name,omitempty"`   // name or name:tag; an older snapshot of this name loses it
+	Memory *bool  `json:"memory,omitempty"` // false keeps only the files: what is made from it boots
+}
+
+// ForkRequest is the body of a fork.
+type ForkRequest struct {
+	Count   *int64 `json:"count,omitempty"`   // how many clones, 1 to 100
+	Timeout *int64 `json:"timeout,omitempty"` // their time in seconds
+}
+
+// ForkResult is how one clone went: one of the two is there.
+type ForkResult struct {
+	Sandbox *Sandbox `json:"sandbox,omitempty"`
+	Error   *Error   `json:"error,omitempty"`
+}
+
+// Snapshot is what a sandbox can be made from besides a template: its SnapshotID serves as templateID.
+type Snapshot struct {
+	SnapshotID string   `json:"snapshotID"` // tenant/name:tag where it has a name, else id:default
+	Names      []string `json:"names"`
+
+	// Ours.
+	ID             string       `json:"id"`
+	SandboxID      string       `json:"sandboxID"`  // of which it was taken
+	TemplateID     string       `json:"templateID"` // on which it stands
+	BuildID        string       `json:"buildID"`
+	Memory         bool         `json:"memory"` // false: only the files
+	Runtime        string       `json:"runtime"`
+	RuntimeVersion string       `json:"runtimeVersion"`
+	CPUModel       string       `json:"cpuModel"`
+	Node           string       `json:"node,omitempty"` // that has it; absent when only the object store does
+	CPUCount       int          `json:"cpuCount"`
+	MemoryMB       int64        `json:"memoryMB"`
+	DiskSizeMB     int64        `json:"diskSizeMB"`
+	SizeBytes      int64        `json:"sizeBytes"`   // of its files
+	StoredBytes    int64        `json:"storedBytes"` // that they take on disk
+	CreatedAt      time.Time    `json:"createdAt"`
+	Copy           CopyProgress `json:"copy"`
+}
+
+// CopyProgress says how far the copy of a snapshot into the object store is.
+type CopyProgress struct {
+	State      string `json:"state"` // local, hashing, copying, copied or failed
+	DoneBytes  int64  `json:"doneBytes"`
+	TotalBytes int64  `json:"totalBytes"`
+	Error      string `json:"error,omitempty"`
 }
 
 // Sandbox is the answer to a create, connect or resume.
@@ -115,6 +165,8 @@ type ListedSandbox struct {
 	EnvdVersion  string            `json:"envdVersion"`
 	Metadata     map[string]string `json:"metadata"`
 	VolumeMounts []VolumeMount     `json:"volumeMounts"`
+	PauseMode    string            `json:"pauseMode,omitempty"`               // full or filesystem, while it is paused
+	AgentLost    bool              `json:"envdUnresponsiveAtPause,omitempty"` // it can only be rebooted
 
 	// Ours.
 	Runtime string `json:"runtime,omitempty"`

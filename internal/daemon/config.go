@@ -54,6 +54,10 @@ type Config struct {
 	Network Network `key:"network"`
 	// Warm says how many machines wait for somebody who wants them.
 	Warm Warm `key:"warm"`
+	// Snapshots says how much may be kept, and where copies go.
+	Snapshots Snapshots `key:"snapshots"`
+	// S3 is the bucket that copies of snapshots go to. Without a bucket they stay on this machine.
+	S3 S3 `key:"s3"`
 	// Redis is the store that replicas share. Without a url the store is a file in DataDir.
 	Redis Redis `key:"redis"`
 	// Fleet is how replicas of the control plane and nodes find each other when they are processes of their own.
@@ -105,6 +109,31 @@ type Limits struct {
 	MaxGrace time.Duration `key:"maxGrace" env:"TARTARUS_MAX_GRACE"`
 	// MaxSandboxes is how many sandboxes this node holds at once.
 	MaxSandboxes int `key:"maxSandboxes" env:"TARTARUS_MAX_SANDBOXES"`
+}
+
+// Snapshots bounds what snapshots take, those of paused sandboxes included.
+type Snapshots struct {
+	// MaxMB is how many MiB the snapshots of one tenant may take on a node; 0 sets no bound. Who is over it cannot pause or take snapshots.
+	MaxMB int64 `key:"maxMB" env:"TARTARUS_SNAPSHOTS_MAX_MB"`
+	// CopyDir is a folder that copies go to, such as one that several machines mount; a bucket takes its place.
+	CopyDir string `key:"copyDir" env:"TARTARUS_SNAPSHOTS_COPY_DIR"`
+}
+
+// S3 is a bucket of any object store that speaks S3.
+type S3 struct {
+	// Endpoint is the URL of the server; empty is Amazon's own for the region.
+	Endpoint string `key:"endpoint" env:"TARTARUS_S3_ENDPOINT"`
+	// Bucket must exist. Empty switches copies off.
+	Bucket string `key:"bucket" env:"TARTARUS_S3_BUCKET"`
+	// Region is us-east-1 where it is empty: what servers without regions expect.
+	Region string `key:"region" env:"TARTARUS_S3_REGION"`
+	// AccessKey and SecretKey are who asks.
+	AccessKey string `key:"accessKey" env:"TARTARUS_S3_ACCESS_KEY" secret:"true"`
+	SecretKey string `key:"secretKey" env:"TARTARUS_S3_SECRET_KEY" secret:"true"`
+	// PathStyle puts the bucket into the path rather than the host name: what most servers but Amazon's need.
+	PathStyle bool `key:"pathStyle" env:"TARTARUS_S3_PATH_STYLE"`
+	// Prefix is put before the name of everything that is stored.
+	Prefix string `key:"prefix" env:"TARTARUS_S3_PREFIX"`
 }
 
 // Warm sizes the pools of machines that wait, of each template that is in use. How many wait follows how many are asked for.
@@ -175,6 +204,7 @@ func Default() Config {
 			// What two processors replace in ten seconds.
 			Most: 100,
 		},
+		S3:    S3{PathStyle: true},
 		Redis: Redis{Prefix: "tartarus:"},
 		Fleet: Fleet{Addr: "127.0.0.1:7301", NodeLost: 10 * time.Minute},
 		// What payment and health regulators ask for, a year online (PCI DSS 4.0, 10.5.1).
@@ -224,6 +254,8 @@ func (c Config) Validate() error {
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Warm.validate()...)
 	errs = append(errs, c.Network.validate(c.Limits.MaxSandboxes)...)
+	errs = append(errs, c.Snapshots.validate()...)
+	errs = append(errs, c.S3.validate()...)
 	errs = append(errs, c.Redis.validate()...)
 	errs = append(errs, c.Fleet.validate(c.Part)...)
 	return errors.Join(errs...)

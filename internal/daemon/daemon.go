@@ -226,8 +226,13 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		shared := fleetTemplates{p.templates}
 		control, known, catalog = p.uplink, shared, shared.catalog
 	}
+	snapshots, err := d.openSnapshots(p)
+	if err != nil {
+		return nil, err
+	}
 	return hecatoncheir.New(hecatoncheir.Config{
-		Name: d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
+		Snapshots: snapshots,
+		Name:      d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
 		Control: control, Journal: p.db.Journal(), Catalog: catalog,
 		Templates: known, Drivers: drivers, Slots: p.slots,
 		Capacity: capacity(d.cfg.Limits), MaxLive: d.cfg.Limits.MaxSandboxes, Starts: startsAtOnce(),

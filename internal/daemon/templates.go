@@ -70,24 +70,29 @@ func forAPI(t image.Template) olympus.Template {
 
 // Template implements hecatoncheir.Templates.
 func (t *templates) Template(_ context.Context, id, build string) (hecatoncheir.Template, error) {
-	all, err := t.store.List()
+	one, err := t.version(id, build)
+	if tartarus.Is(err, tartarus.NotFound) {
+		return hecatoncheir.Template{}, tartarus.Errorf(tartarus.NotFound, "template %s has no build %s on this node", id, cmp.Or(build, image.DefaultTag))
+	}
 	if err != nil {
 		return hecatoncheir.Template{}, err
 	}
-	i := slices.IndexFunc(all, func(one image.Template) bool {
-		return one.ID == id && (one.Build == build || build == "" && slices.Contains(one.Tags, image.DefaultTag))
-	})
-	if i < 0 {
-		return hecatoncheir.Template{}, tartarus.Errorf(tartarus.NotFound, "template %s has no build %s on this node", id, cmp.Or(build, image.DefaultTag))
-	}
-	grace, err := graceOf(all[i].Env)
+	grace, err := graceOf(one.Env)
 	if err != nil {
 		return hecatoncheir.Template{}, tartarus.Errorf(tartarus.Invalid, "template %s: %w", id, err)
 	}
 	return hecatoncheir.Template{
-		Grace: grace, ID: id, RootFS: all[i].RootFS, Env: all[i].Env, User: all[i].User, Workdir: all[i].WorkDir,
-		StartCmd: all[i].StartCmd, ReadyCmd: all[i].ReadyCmd,
+		Grace: grace, ID: id, Build: one.Build, Digest: one.Digest, RootFS: one.RootFS, Env: one.Env, User: one.User, Workdir: one.WorkDir,
+		StartCmd: one.StartCmd, ReadyCmd: one.ReadyCmd,
 	}, nil
+}
+
+// version finds one version of a template: also one that has no tag any more, as long as something holds it. Without a build it is the current one.
+func (t *templates) version(id, build string) (image.Template, error) {
+	if build != "" {
+		return t.store.Version(id, build)
+	}
+	return t.store.Resolve(id)
 }
 
 // graceVariable is how a template says how long its sandboxes have to end in good order: a variable that any builder can set.

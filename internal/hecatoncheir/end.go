@@ -22,7 +22,7 @@ func (a *Agent) watch(ctx context.Context, h *held) {
 		}
 	}
 	// What ends while it is stopped or paused ends because of that.
-	if phase := h.sandbox().Phase; phase != tartarus.Running {
+	if phase := h.sandbox().Phase; phase != tartarus.Running && phase != tartarus.Snapshotting {
 		return
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
@@ -95,8 +95,11 @@ func (a *Agent) cleanUp(ctx context.Context, h *held) error {
 	if err == nil {
 		err = a.cfg.Journal.Delete(ctx, h.spec.ID)
 	}
+	if err == nil {
+		err = os.RemoveAll(a.imageHold(h.spec.ID))
+	}
 	if err == nil && saved != "" {
-		err = os.RemoveAll(saved)
+		err = a.discard(ctx, saved)
 	}
 	if err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", h.spec.ID, err)
@@ -153,7 +156,7 @@ func (a *Agent) expire(ctx context.Context, h *held, t tartarus.Termination) {
 // dozeOff pauses a sandbox that asked for that when its time is up. One that cannot be paused runs on, because what it holds would be lost, and
 // is tried again.
 func (a *Agent) dozeOff(ctx context.Context, h *held) {
-	if _, err := a.Pause(ctx, h.spec.ID, false); err != nil && !tartarus.Is(err, tartarus.Conflict) {
+	if _, err := a.pauseFor(ctx, h, false, "", ""); err != nil && !tartarus.Is(err, tartarus.Conflict) {
 		a.log.Error("sandbox not paused at its timeout", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
+	"github.com/tartarus-sandbox/tartarus/internal/snapshot"
 	"github.com/tartarus-sandbox/tartarus/internal/thanatos"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/warm"
@@ -33,8 +35,9 @@ type Config struct {
 	Control   Control
 	Journal   Journal
 	Templates Templates
-	Drivers   []vmm.Driver  // in order of preference; the first usable one runs what demands none
-	Slots     *network.Pool // nil only with drivers whose guests have no network and no agent
+	Snapshots *snapshot.Store // what paused sandboxes are kept in; nil makes one in Dir
+	Drivers   []vmm.Driver    // in order of preference; the first usable one runs what demands none
+	Slots     *network.Pool   // nil only with drivers whose guests have no network and no agent
 	Capacity  tartarus.Resources
 	MaxLive   int           // sandboxes that may hold a machine at once
 	Starts    int           // machines brought up at once; more than the processors can do makes all of them slow
@@ -77,11 +80,12 @@ const (
 
 // Agent runs the sandboxes of one node.
 type Agent struct {
-	cfg     Config
-	log     *slog.Logger
-	usable  map[string]vmm.Driver // by name, set by Run before anything is started
-	support map[string]vmm.Support
-	first   string // name of the preferred usable driver
+	cfg       Config
+	snapshots *snapshot.Store
+	log       *slog.Logger
+	usable    map[string]vmm.Driver // by name, set by Run before anything is started
+	support   map[string]vmm.Support
+	first     string // name of the preferred usable driver
 
 	mu     sync.Mutex
 	held   map[string]*held // by sandbox id
@@ -119,8 +123,15 @@ func New(c Config) (*Agent, error) {
 	case c.Starts < 1 || c.MaxLive < 1 || c.StartTime <= 0:
 		return nil, errors.New("hecatoncheir: starts, live sandboxes and start time must be positive")
 	}
+	if c.Snapshots == nil {
+		var err error
+		if c.Snapshots, err = snapshot.New(snapshot.Config{Dir: filepath.Join(c.Dir, "snapshots"), Log: c.Log}); err != nil {
+			return nil, err
+		}
+	}
 	a := &Agent{
-		cfg: c, log: c.Log.With("node", c.Name),
+		snapshots: c.Snapshots,
+		cfg:       c, log: c.Log.With("node", c.Name),
 		usable: map[string]vmm.Driver{}, support: map[string]vmm.Support{},
 		held: map[string]*held{}, dirty: map[string]*held{}, count: meterOrNone(c.Meter), leaving: make(chan struct{}),
 		wanted: make(chan warm.Kind, mostWanted), boots: make(chan struct{}, c.Starts),
@@ -173,6 +184,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.reports(loops) })
 	g.Go(func() error { return a.sampleAll(loops) })
 	g.Go(func() error { return a.tidy(loops) })
+	g.Go(func() error { return a.snapshots.Run(loops) })
 	g.Go(func() error { return a.warm.Run(loops) })
 	g.Go(func() error { return a.prepareWanted(loops) })
 	err := g.Wait()

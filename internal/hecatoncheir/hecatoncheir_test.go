@@ -16,6 +16,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/snapshot"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/fake"
@@ -478,14 +479,14 @@ func TestPauseAndResume(t *testing.T) {
 	r := newRig(t)
 	sb := r.create()
 	for round := range 3 {
-		paused, err := r.agent.Pause(t.Context(), sb.ID, false)
+		paused, err := r.agent.Pause(t.Context(), sb.ID, tartarus.PauseHow{})
 		if err != nil || paused.Phase != tartarus.Paused {
 			t.Fatalf("round %d: %s, %v", round, paused.Phase, err)
 		}
 		if r.host.Len() != 0 {
 			t.Fatal("a paused sandbox holds a machine")
 		}
-		if _, err := r.agent.Pause(t.Context(), sb.ID, false); !tartarus.Is(err, tartarus.Conflict) {
+		if _, err := r.agent.Pause(t.Context(), sb.ID, tartarus.PauseHow{}); !tartarus.Is(err, tartarus.Conflict) {
 			t.Errorf("pausing it again: %v", err)
 		}
 		if round == 1 { // the next agent finds it paused, and its snapshot
@@ -502,14 +503,14 @@ func TestPauseAndResume(t *testing.T) {
 			t.Errorf("resumed until %s", got.Deadline)
 		}
 	}
-	if _, err := r.agent.Pause(t.Context(), sb.ID, false); err != nil {
+	if _, err := r.agent.Pause(t.Context(), sb.ID, tartarus.PauseHow{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.agent.Stop(t.Context(), sb.ID, tartarus.ReasonUser); err != nil {
 		t.Fatalf("kill while paused: %v", err)
 	}
 	r.empty(sb.ID)
-	if left, _ := filepath.Glob(filepath.Join(r.agent.savedDir(), "*")); len(left) > 0 {
+	if left := r.agent.snapshots.List(snapshot.Filter{}); len(left) > 0 {
 		t.Errorf("snapshots left: %v", left)
 	}
 }
@@ -529,14 +530,14 @@ func TestPauseThatFails(t *testing.T) {
 	r := newRig(t)
 	sb := r.create()
 	r.on("snapshot", func(context.Context) error { return errors.New("disk full") })
-	if _, err := r.agent.Pause(t.Context(), sb.ID, false); err == nil {
+	if _, err := r.agent.Pause(t.Context(), sb.ID, tartarus.PauseHow{}); err == nil {
 		t.Fatal("pause said it worked")
 	}
 	if m := r.host.Machine(sb.ID); m == nil || m.Paused() || r.mustFind(sb.ID).sandbox().Phase != tartarus.Running {
 		t.Fatal("it does not run on")
 	}
 	r.off()
-	if _, err := r.agent.Pause(t.Context(), sb.ID, false); err != nil {
+	if _, err := r.agent.Pause(t.Context(), sb.ID, tartarus.PauseHow{}); err != nil {
 		t.Fatal(err)
 	}
 	r.on("restore", func(context.Context) error { return tartarus.Errorf(tartarus.Corrupt, "damaged") })

@@ -43,7 +43,7 @@ type record struct {
 	Sandbox tartarus.Sandbox `json:"sandbox"`
 	Slot    *network.Record  `json:"slot,omitempty"`
 	Machine *vmm.Record      `json:"machine,omitempty"`
-	Saved   string           `json:"saved,omitempty"` // folder of its snapshot while paused
+	Saved   string           `json:"saved,omitempty"` // id of its snapshot while paused
 }
 
 func newHeld(sb tartarus.Sandbox) *held {

@@ -19,7 +19,7 @@ func (a *Agent) running(id string) (*held, error) {
 	if err != nil {
 		return nil, err
 	}
-	if phase := h.sandbox().Phase; phase != tartarus.Running {
+	if phase := h.sandbox().Phase; phase != tartarus.Running && phase != tartarus.Snapshotting {
 		return nil, tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s", id, phase)
 	}
 	return h, nil
@@ -32,7 +32,7 @@ func (a *Agent) SetDeadline(ctx context.Context, id string, deadline time.Time, 
 		return tartarus.Sandbox{}, err
 	}
 	sb, err := h.change(func(sb *tartarus.Sandbox) error {
-		if sb.Phase != tartarus.Running {
+		if sb.Phase != tartarus.Running && sb.Phase != tartarus.Snapshotting {
 			return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s", id, sb.Phase)
 		}
 		if sb.Terminating() {

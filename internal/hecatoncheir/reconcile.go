@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,7 +33,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	if len(records) > 0 {
 		a.log.Info("reconciled", "recorded", len(records), "adopted", len(a.all()))
 	}
-	if err := a.sweepSaved(); err != nil {
+	if err := a.sweepSaved(ctx); err != nil {
 		return err
 	}
 	left, err := a.Leftovers(ctx, true)
@@ -136,9 +135,6 @@ func (a *Agent) takeOver(ctx context.Context, h *held, r record) error {
 // stayPaused keeps a sandbox whose snapshot is what counts. A machine that it still had, because the earlier agent died
 // between the two, is ended.
 func (a *Agent) stayPaused(ctx context.Context, h *held, r record) error {
-	if _, err := os.Stat(r.Saved); err != nil {
-		return fmt.Errorf("find its snapshot: %w", err)
-	}
 	if r.Machine != nil {
 		if driver, ok := a.usable[r.Machine.Driver]; ok {
 			m, err := driver.Adopt(ctx, *r.Machine)

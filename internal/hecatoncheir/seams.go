@@ -43,7 +43,8 @@ type Templates interface {
 // Template is what a node needs of a template to boot it.
 type Template struct {
 	ID      string
-	Build   string
+	Build   string // which version of it
+	Digest  string // of its image
 	RootFS  string // path of its EROFS image
 	Env     map[string]string
 	User    string // who runs commands when the request names nobody

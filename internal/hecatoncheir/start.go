@@ -162,11 +162,7 @@ func (a *Agent) carryOut(ctx, job context.Context, j acheron.Job) (tartarus.Sand
 		return sb, tartarus.Errorf(tartarus.Invalid, "job %s: %q cannot be a sandbox id", j.ID, spec.ID)
 	}
 	if j.Kind == acheron.Resume {
-		h, err := a.find(spec.ID)
-		if err != nil {
-			return sb, err
-		}
-		return a.unpause(ctx, job, h, spec.Timeout)
+		return a.carryResume(ctx, job, j, sb)
 	}
 	h, fresh, err := a.admit(sb)
 	if err != nil {
@@ -224,6 +220,12 @@ func (a *Agent) bringUp(ctx context.Context, h *held) error {
 	rules, err := network.ParseRules(h.spec.Network)
 	if err != nil {
 		return err
+	}
+	if err := a.holdImage(h.spec.ID, template); err != nil {
+		return err
+	}
+	if h.spec.SnapshotID != "" {
+		return a.bringUpFrom(ctx, h, template, driver, rules)
 	}
 	kind := kindOf(h.spec, template, driver.Name())
 	if p, ok := a.warm.Claim(ctx, kind); ok {

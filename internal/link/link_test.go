@@ -48,11 +48,26 @@ func TestCallsToANode(t *testing.T) {
 	if len(samples) != 1 || !samples[0].Time.Equal(deadline) {
 		t.Fatalf("got %+v", samples)
 	}
-	_, err = node.(olympus.Pauser).Pause(t.Context(), "i1", true)
+	_, err = node.(olympus.Pauser).Pause(t.Context(), "i1", tartarus.PauseHow{Healthy: true})
 	f.wantKind(err, tartarus.Conflict)
 	if e, _ := errors.AsType[*tartarus.Error](err); e.Code != "busy" || e.RetryAfter != time.Second {
 		t.Fatalf("got %+v", e)
 	}
+	snaps := node.(olympus.Snapshotter)
+	snap, err := snaps.Snapshot(t.Context(), "i1", tartarus.SnapshotHow{Names: []string{"a:b"}, Disk: true})
+	f.must(err)
+	if snap.SandboxID != "i1" || !snap.Disk || len(snap.Names) != 1 {
+		t.Fatalf("got %+v", snap)
+	}
+	all, err := snaps.Snapshots(t.Context(), tartarus.SnapshotQuery{Tenant: "acme", Name: "a"})
+	f.must(err)
+	if len(all) != 1 || all[0].Tenant != "acme" || all[0].Names[0] != "a" {
+		t.Fatalf("got %+v", all)
+	}
+	_, err = snaps.VerifySnapshot(t.Context(), "snap")
+	f.wantKind(err, tartarus.Corrupt)
+	f.must(snaps.RemoveSnapshot(t.Context(), "snap"))
+	f.wantKind(snaps.RemoveSnapshot(t.Context(), "gone"), tartarus.NotFound)
 	f.must(node.Stop(t.Context(), "i1", tartarus.ReasonUser))
 	f.wantKind(node.Stop(t.Context(), "i1", tartarus.ReasonUser), tartarus.NotFound)
 

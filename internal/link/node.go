@@ -16,6 +16,7 @@ type Node interface {
 	olympus.Node
 	olympus.Pauser
 	olympus.Terminator
+	olympus.Snapshotter
 	// Describe returns a sandbox as it stands on this node; one that it does not hold is tartarus.NotFound.
 	Describe(id string) (tartarus.Sandbox, error)
 }
@@ -45,8 +46,12 @@ type (
 		End   time.Time `json:"end"`
 	}
 	pauseArgs struct {
-		ID      string `json:"id"`
-		Healthy bool   `json:"healthy,omitempty"`
+		ID  string            `json:"id"`
+		How tartarus.PauseHow `json:"how"`
+	}
+	snapshotArgs struct {
+		ID  string               `json:"id"`
+		How tartarus.SnapshotHow `json:"how"`
 	}
 	terminateArgs struct {
 		ID  string               `json:"id"`
@@ -67,9 +72,13 @@ func nodeMethods(n Node) map[string]method {
 		"network":   typed(func(ctx context.Context, a networkArgs) (any, error) { return n.SetNetwork(ctx, a.ID, a.Network) }),
 		"logs":      typed(func(ctx context.Context, a logArgs) (any, error) { return n.Logs(ctx, a.ID, a.Query) }),
 		"samples":   typed(func(ctx context.Context, a sampleArgs) (any, error) { return n.Samples(ctx, a.ID, a.Start, a.End) }),
-		"pause":     typed(func(ctx context.Context, a pauseArgs) (any, error) { return n.Pause(ctx, a.ID, a.Healthy) }),
 		"terminate": typed(func(ctx context.Context, a terminateArgs) (any, error) { return nil, n.Terminate(ctx, a.ID, a.How) }),
 		"keep":      typed(func(ctx context.Context, a idArgs) (any, error) { return n.CancelTermination(ctx, a.ID) }),
+		"pause":     typed(func(ctx context.Context, a pauseArgs) (any, error) { return n.Pause(ctx, a.ID, a.How) }),
+		"snapshot":  typed(func(ctx context.Context, a snapshotArgs) (any, error) { return n.Snapshot(ctx, a.ID, a.How) }),
+		"snapshots": typed(func(ctx context.Context, q tartarus.SnapshotQuery) (any, error) { return n.Snapshots(ctx, q) }),
+		"verify":    typed(func(ctx context.Context, a idArgs) (any, error) { return n.VerifySnapshot(ctx, a.ID) }),
+		"unsnap":    typed(func(ctx context.Context, a idArgs) (any, error) { return nil, n.RemoveSnapshot(ctx, a.ID) }),
 		"describe":  typed(func(_ context.Context, a idArgs) (any, error) { return n.Describe(a.ID) }),
 	}
 }
@@ -139,8 +148,8 @@ func (r *remote) Samples(ctx context.Context, id string, start, end time.Time) (
 }
 
 // Pause implements olympus.Pauser.
-func (r *remote) Pause(ctx context.Context, id string, healthy bool) (sb tartarus.Sandbox, err error) {
-	err = r.call(ctx, "pause", pauseArgs{id, healthy}, &sb)
+func (r *remote) Pause(ctx context.Context, id string, how tartarus.PauseHow) (sb tartarus.Sandbox, err error) {
+	err = r.call(ctx, "pause", pauseArgs{id, how}, &sb)
 	return sb, err
 }
 
@@ -153,6 +162,29 @@ func (r *remote) Terminate(ctx context.Context, id string, t tartarus.Terminatio
 func (r *remote) CancelTermination(ctx context.Context, id string) (sb tartarus.Sandbox, err error) {
 	err = r.call(ctx, "keep", idArgs{id}, &sb)
 	return sb, err
+}
+
+// Snapshot implements olympus.Snapshotter.
+func (r *remote) Snapshot(ctx context.Context, id string, how tartarus.SnapshotHow) (s tartarus.Snapshot, err error) {
+	err = r.call(ctx, "snapshot", snapshotArgs{id, how}, &s)
+	return s, err
+}
+
+// Snapshots implements olympus.Snapshotter.
+func (r *remote) Snapshots(ctx context.Context, q tartarus.SnapshotQuery) (out []tartarus.Snapshot, err error) {
+	err = r.call(ctx, "snapshots", q, &out)
+	return out, err
+}
+
+// VerifySnapshot implements olympus.Snapshotter.
+func (r *remote) VerifySnapshot(ctx context.Context, id string) (s tartarus.Snapshot, err error) {
+	err = r.call(ctx, "verify", idArgs{id}, &s)
+	return s, err
+}
+
+// RemoveSnapshot implements olympus.Snapshotter.
+func (r *remote) RemoveSnapshot(ctx context.Context, id string) error {
+	return r.call(ctx, "unsnap", idArgs{id}, nil)
 }
 
 // Describe returns a sandbox as the node has it.

@@ -96,7 +96,7 @@ func (n *fakeNode) Samples(_ context.Context, _ string, start, _ time.Time) ([]o
 	return []olympus.Sample{{Time: start, CPUCount: 2}}, nil
 }
 
-func (n *fakeNode) Pause(_ context.Context, id string, _ bool) (tartarus.Sandbox, error) {
+func (n *fakeNode) Pause(_ context.Context, id string, _ tartarus.PauseHow) (tartarus.Sandbox, error) {
 	return tartarus.Sandbox{}, &tartarus.Error{Kind: tartarus.Conflict, Message: "not now", Code: "busy", RetryAfter: time.Second}
 }
 
@@ -288,4 +288,26 @@ func (n *fakeNode) Terminate(ctx context.Context, id string, t tartarus.Terminat
 // CancelTermination implements olympus.Terminator.
 func (n *fakeNode) CancelTermination(_ context.Context, id string) (tartarus.Sandbox, error) {
 	return tartarus.Sandbox{}, tartarus.Errorf(tartarus.Conflict, "no termination of sandbox %s is pending", id)
+}
+
+func (n *fakeNode) Snapshot(_ context.Context, id string, how tartarus.SnapshotHow) (tartarus.Snapshot, error) {
+	if id == "absent" {
+		return tartarus.Snapshot{}, tartarus.Errorf(tartarus.NotFound, "sandbox %s is not on this node", id)
+	}
+	return tartarus.Snapshot{ID: "snap", SandboxID: id, Names: how.Names, Disk: how.Disk}, nil
+}
+
+func (n *fakeNode) Snapshots(_ context.Context, q tartarus.SnapshotQuery) ([]tartarus.Snapshot, error) {
+	return []tartarus.Snapshot{{ID: "snap", Tenant: q.Tenant, Names: []string{q.Name}}}, nil
+}
+
+func (n *fakeNode) RemoveSnapshot(_ context.Context, id string) error {
+	if id != "snap" {
+		return tartarus.Errorf(tartarus.NotFound, "snapshot %s not found", id)
+	}
+	return nil
+}
+
+func (n *fakeNode) VerifySnapshot(_ context.Context, id string) (tartarus.Snapshot, error) {
+	return tartarus.Snapshot{}, tartarus.Errorf(tartarus.Corrupt, "chunk 1 of snapshot %s is damaged", id)
 }

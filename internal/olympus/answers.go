@@ -73,6 +73,12 @@ func answerListed(sb tartarus.Sandbox) api.ListedSandbox {
 	if out.Metadata == nil {
 		out.Metadata = map[string]string{}
 	}
+	if sb.Phase == tartarus.Paused {
+		out.PauseMode, out.AgentLost = "full", sb.AgentLost
+		if sb.DiskOnly {
+			out.PauseMode = "filesystem"
+		}
+	}
 	if out.StartedAt.IsZero() {
 		out.StartedAt = sb.CreatedAt
 	}

@@ -79,6 +79,33 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	return nil
 }
 
+// place finds a node for a sandbox; one made from a snapshot goes where that is, unless the node is gone and others can fetch a copy.
+func (s *Server) place(ctx context.Context, spec tartarus.Spec, tier tartarus.Tier, who caller) (phlegethon.Placement, error) {
+	want := phlegethon.Want{Resources: spec.Resources, Runtime: spec.Runtime, Tier: tier}
+	if spec.SnapshotID == "" {
+		return s.placer.place(ctx, want, who.now)
+	}
+	snap, err := s.findSnapshot(ctx, spec.Tenant, spec.SnapshotID)
+	if err != nil {
+		return phlegethon.Placement{}, err
+	}
+	if snap.Node == "" {
+		return s.placer.place(ctx, want, who.now)
+	}
+	rt, live := s.placer.offers(ctx, snap.Node, snap.Runtime, who.now)
+	switch {
+	case live && tier != "" && !rt.Tier.AtLeast(tier):
+		return phlegethon.Placement{}, tartarus.Errorf(tartarus.Unsupported, "the snapshot's runtime %s isolates as %s, and %s is demanded", snap.Runtime, rt.Tier, tier)
+	case live:
+		return phlegethon.Placement{Node: snap.Node, Runtime: snap.Runtime}, nil
+	case snap.Copied:
+		return s.placer.place(ctx, want, who.now)
+	}
+	return phlegethon.Placement{}, &tartarus.Error{
+		Kind: tartarus.Unavailable, RetryAfter: 5 * time.Second, Message: "node " + snap.Node + ", the only one that has the snapshot, does not run " + snap.Runtime + " now",
+	}
+}
+
 // createAttempts is how often a start is tried before it is given up: once more than chance would explain.
 const createAttempts = 3
 

@@ -14,12 +14,11 @@ import (
 // Pauser is a Node that can pause.
 type Pauser interface {
 	// Pause writes a running sandbox to disk and frees what it held of the node; a resume job brings it back. One that is not running is
-	// tartarus.Conflict. With healthy, a sandbox whose agent does not answer is tartarus.Unavailable and runs on. When it fails, the
-	// sandbox runs on.
-	Pause(ctx context.Context, id string, healthy bool) (tartarus.Sandbox, error)
+	// tartarus.Conflict. Where its agent must answer and does not, it is tartarus.Unavailable. When it fails, the sandbox runs on.
+	Pause(ctx context.Context, id string, how tartarus.PauseHow) (tartarus.Sandbox, error)
 }
 
-// pause puts a sandbox to sleep with its processes, memory and files.
+// pause puts a sandbox to sleep with its processes, memory and files, or with its files alone.
 func (s *Server) pause(w http.ResponseWriter, r *http.Request, who caller) error {
 	raw, err := readBody(w, r)
 	if err != nil {
@@ -28,9 +27,6 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request, who caller) error
 	var in api.PauseRequest
 	if err := decodeOptional(raw, &in, false); err != nil {
 		return err
-	}
-	if in.Memory != nil && !*in.Memory {
-		return unsupported("memory: false")
 	}
 	sb, err := s.reachable(r, who)
 	if err != nil {
@@ -44,7 +40,7 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request, who caller) error
 	if !ok || !s.cfg.CanPause {
 		return unsupported("pause")
 	}
-	if sb, err = pauser.Pause(r.Context(), sb.ID, in.RequireHealthyGuest); err != nil {
+	if sb, err = pauser.Pause(r.Context(), sb.ID, tartarus.PauseHow{Healthy: in.RequireHealthyGuest, Disk: isFalse(in.Memory)}); err != nil {
 		return err
 	}
 	s.cfg.Changed(sb)
@@ -57,14 +53,23 @@ const resumeTime = 300 * time.Second
 
 // Wake brings a paused sandbox back because somebody wants to talk to it, and returns it running.
 func (s *Server) Wake(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) {
-	return s.bringBack(ctx, sb, max(sb.Timeout, resumeTime))
+	if sb.DiskOnly || sb.AgentLost {
+		return sb, tartarus.Errorf(tartarus.Conflict, "sandbox %s would have to be booted anew, which traffic does not do: connect to it", sb.ID)
+	}
+	return s.bringBack(ctx, sb, max(sb.Timeout, resumeTime), false)
 }
 
 // bringBack takes a paused sandbox over Acheron to the node that has it.
-func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout time.Duration) (tartarus.Sandbox, error) {
+func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout time.Duration, reboot bool) (tartarus.Sandbox, error) {
+	if sb.AgentLost && !reboot {
+		return sb, &tartarus.Error{
+			Kind: tartarus.Conflict, Code: tartarus.CodeAgentLost,
+			Message: "the guest agent of sandbox " + sb.ID + " did not answer when it was paused: it can only be rebooted from its disk (connect with memory: false)",
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CreateTime)
 	defer cancel()
-	payload, err := json.Marshal(tartarus.Spec{ID: sb.ID, Tenant: sb.Tenant, Timeout: timeout})
+	payload, err := json.Marshal(tartarus.Resume{ID: sb.ID, Tenant: sb.Tenant, Timeout: timeout, Reboot: reboot})
 	if err != nil {
 		return sb, tartarus.Errorf(tartarus.Internal, "encode resume: %w", err)
 	}

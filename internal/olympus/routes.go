@@ -67,6 +67,8 @@ var routes = []route{
 	{"POST", "/v2/sandboxes/{sandboxID}/connect", tenant.Developer, (*Server).connectV2},
 	{"POST", "/sandboxes/{sandboxID}/pause", tenant.Developer, (*Server).pause},
 	{"POST", "/sandboxes/{sandboxID}/resume", tenant.Developer, (*Server).resume},
+	{"POST", "/sandboxes/{sandboxID}/fork", tenant.Developer, (*Server).fork},
+	{"POST", "/sandboxes/{sandboxID}/snapshots", tenant.Developer, (*Server).createSnapshot},
 	{"POST", "/sandboxes/{sandboxID}/timeout", tenant.Developer, (*Server).timeout},
 	{"POST", "/sandboxes/{sandboxID}/refreshes", tenant.Developer, (*Server).refresh},
 	{"PUT", "/sandboxes/{sandboxID}/network", tenant.Developer, (*Server).setNetwork},
@@ -91,6 +93,11 @@ var routes = []route{
 	{"GET", "/volumecontent/{volumeID}/path", byVolume, (*Server).getVolumePath},
 	{"PATCH", "/volumecontent/{volumeID}/path", byVolume, (*Server).setVolumePath},
 	{"DELETE", "/volumecontent/{volumeID}/path", byVolume, (*Server).deleteVolumePath},
+
+	{"GET", "/snapshots", tenant.Reader, (*Server).listSnapshots},
+	{"GET", "/snapshots/{snapshotID}", tenant.Reader, (*Server).inspectSnapshot},
+	{"POST", "/snapshots/{snapshotID}/verify", tenant.Developer, (*Server).verifySnapshot},
+	{"DELETE", "/templates/{templateID}", tenant.Developer, (*Server).deleteTemplate},
 
 	{"GET", "/templates", tenant.Reader, (*Server).listTemplates},
 	{"GET", "/teams", tenant.Reader, (*Server).listTeams},

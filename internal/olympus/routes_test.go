@@ -149,7 +149,7 @@ func holdsByVolume(r *rig, method, pattern string) {
 
 func TestUnknownRoutesAreJSON(t *testing.T) {
 	r := newRig(t, nil)
-	for _, path := range []string{"/", "/nothing", "/sandboxes/", "//sandboxes", "/sandboxes/a/b/c", "/v3/templates", "/sandboxes/i1/fork", "/%00", "/v2/../sandboxes/x/y"} {
+	for _, path := range []string{"/", "/nothing", "/sandboxes/", "//sandboxes", "/sandboxes/a/b/c", "/v3/templates", "/sandboxes/i1/spoon", "/%00", "/v2/../sandboxes/x/y"} {
 		r.call("admin", "POST", path, "{}").want(404, "there is no route")
 	}
 	a := r.call("admin", "PATCH", "/sandboxes", "{}").want(405)

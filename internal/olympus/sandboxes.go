@@ -161,12 +161,12 @@ func (s *Server) connectV2(w http.ResponseWriter, r *http.Request, who caller) e
 
 // connect extends a sandbox's time and tells how to reach it.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request, who caller, v wireVersion) error {
-	sb, d, err := s.readConnect(w, r, who, v)
+	sb, d, reboot, err := s.readConnect(w, r, who, v)
 	if err != nil {
 		return err
 	}
 	if sb.Phase == tartarus.Paused {
-		return s.answerResumed(w, r, who, sb, d)
+		return s.answerResumed(w, r, who, sb, d, reboot)
 	}
 	if err := mustRun(sb); err != nil {
 		return err
@@ -178,25 +178,26 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, who caller, v w
 	return nil
 }
 
-// readConnect reads what connect and resume are asked: which sandbox, and how long it shall live.
-func (s *Server) readConnect(w http.ResponseWriter, r *http.Request, who caller, v wireVersion) (sb tartarus.Sandbox, d time.Duration, err error) {
+// readConnect reads what connect and resume are asked: which sandbox, how long it shall live, and whether one that is paused
+// is booted from its disk alone.
+func (s *Server) readConnect(w http.ResponseWriter, r *http.Request, who caller, v wireVersion) (sb tartarus.Sandbox, d time.Duration, reboot bool, err error) {
 	raw, err := readBody(w, r)
 	if err != nil {
-		return sb, 0, err
+		return sb, 0, false, err
 	}
 	var in api.ConnectRequest
 	if err := decodeOptional(raw, &in, false); err != nil {
-		return sb, 0, err
+		return sb, 0, false, err
 	}
 	if d, err = s.lifetime(in.Timeout, v.timeout, "timeout"); err != nil {
-		return sb, 0, err
+		return sb, 0, false, err
 	}
 	sb, err = s.present(r, who)
-	return sb, d, err
+	return sb, d, isFalse(in.Memory), err
 }
 
-func (s *Server) answerResumed(w http.ResponseWriter, r *http.Request, who caller, sb tartarus.Sandbox, d time.Duration) error {
-	sb, err := s.bringBack(r.Context(), sb, d)
+func (s *Server) answerResumed(w http.ResponseWriter, r *http.Request, who caller, sb tartarus.Sandbox, d time.Duration, reboot bool) error {
+	sb, err := s.bringBack(r.Context(), sb, d, reboot)
 	if err != nil {
 		return err
 	}
@@ -206,14 +207,14 @@ func (s *Server) answerResumed(w http.ResponseWriter, r *http.Request, who calle
 
 // resume is the call that connect replaced: only for a sandbox that is paused.
 func (s *Server) resume(w http.ResponseWriter, r *http.Request, who caller) error {
-	sb, d, err := s.readConnect(w, r, who, v1)
+	sb, d, reboot, err := s.readConnect(w, r, who, v1)
 	if err != nil {
 		return err
 	}
 	if sb.Phase != tartarus.Paused {
 		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s, not paused", sb.ID, sb.Phase)
 	}
-	return s.answerResumed(w, r, who, sb, d)
+	return s.answerResumed(w, r, who, sb, d, reboot)
 }
 
 // reachable is present for what runs, or soon does.

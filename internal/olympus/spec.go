@@ -59,10 +59,7 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 	if err != nil {
 		return tartarus.Spec{}, "", err
 	}
-	template, err := s.templates.resolve(ctx, who.key.Tenant, in.TemplateID, who.now)
-	if tartarus.Is(err, tartarus.NotFound) {
-		return tartarus.Spec{}, "", tartarus.Errorf(tartarus.NotFound, "template %q not found", in.TemplateID)
-	}
+	template, snap, err := s.origin(ctx, &in, who)
 	if err != nil {
 		return tartarus.Spec{}, "", err
 	}
@@ -81,6 +78,9 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 	if len(template.Names) > 0 && (in.TemplateID == "" || in.TemplateID == template.ID) {
 		spec.Template = template.Names[0]
 	}
+	if snap != nil {
+		spec.SnapshotID, spec.Runtime = snap.ID, snap.Runtime
+	}
 	// A key that may not exec must not get a sandbox whose agent asks nobody for a token.
 	if v.secure || isTrue(in.Secure) || !who.key.Exec {
 		spec.Secrets.AgentToken = newToken()
@@ -89,6 +89,34 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 		spec.Secrets.TrafficToken = newToken()
 	}
 	return spec, tartarus.Tier(in.Tier), nil
+}
+
+// origin finds what a sandbox is made from: a template, or a snapshot, which then stands for its template with what the sandbox had.
+func (s *Server) origin(ctx context.Context, in *createBody, who caller) (Template, *tartarus.Snapshot, error) {
+	template, err := s.templates.resolve(ctx, who.key.Tenant, in.TemplateID, who.now)
+	if !tartarus.Is(err, tartarus.NotFound) {
+		return template, nil, err
+	}
+	snap, err := s.findSnapshot(ctx, who.key.Tenant, in.TemplateID)
+	if tartarus.Is(err, tartarus.NotFound) {
+		return template, nil, tartarus.Errorf(tartarus.NotFound, "template %q not found", in.TemplateID)
+	}
+	if err != nil {
+		return template, nil, err
+	}
+	had := snap.Resources
+	for name, asked := range map[string]struct {
+		value *int64
+		had   int64
+	}{"cpuCount": {in.CPUCount, int64(had.VCPU)}, "memoryMB": {in.MemoryMB, had.MemoryMB}, "diskSizeMB": {in.DiskSizeMB, had.DiskMB}} {
+		if asked.value != nil && *asked.value != asked.had && !snap.Disk {
+			return template, nil, tartarus.Errorf(tartarus.Invalid, "%s is %d in this snapshot, whose guest goes on running and cannot be given %d; leave it out", name, asked.had, *asked.value)
+		}
+	}
+	if in.Runtime != "" && in.Runtime != "auto" && in.Runtime != snap.Runtime {
+		return template, nil, tartarus.Errorf(tartarus.Invalid, "the snapshot is of the runtime %s and cannot run on %s", snap.Runtime, in.Runtime)
+	}
+	return Template{ID: snap.TemplateID, BuildID: snap.BuildID, VCPU: had.VCPU, MemoryMB: had.MemoryMB, DiskMB: had.DiskMB}, &snap.Snapshot, nil
 }
 
 // checkCreate refuses what no sandbox can be made of, and what this server cannot do, by name: nothing that was asked for is left

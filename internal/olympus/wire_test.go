@@ -46,10 +46,8 @@ func TestRecordedBodies(t *testing.T) {
 	}
 	r.call("developer", "GET", "/sandboxes/"+id+"/metrics?start=0", "").want(200)
 
-	// These wait for parts that are not there yet; SDKs need a body with a code to say so.
-	for _, path := range []string{"/snapshots", "/fork"} {
-		r.call("developer", "POST", "/sandboxes/"+id+path, `{}`).want(404)
-	}
+	r.call("developer", "POST", "/sandboxes/"+id+"/snapshots", `{"name":"n"}`).want(201)
+	r.call("developer", "POST", "/sandboxes/"+id+"/fork", `{"count":2}`).want(201)
 	r.call("developer", "DELETE", "/sandboxes/"+id, "").want(204)
 	r.call("developer", "DELETE", "/sandboxes/"+id, "").want(404)
 }

@@ -37,7 +37,7 @@ type Meta struct {
 	Version  string             `json:"version"` // of the virtual machine monitor; another one cannot restore it
 	CPU      string             `json:"cpu,omitempty"`
 	Disk     bool               `json:"disk,omitempty"` // only the writable layer, to be booted from
-	Base     Base               `json:"base"`
+	Base     BaseImage          `json:"base"`
 	Limits   tartarus.Resources `json:"resources"`
 	Created  time.Time          `json:"createdAt"`          // empty: now
 	Unwell   bool               `json:"unwell,omitempty"`   // the guest agent did not answer when it was taken
@@ -47,8 +47,8 @@ type Meta struct {
 	Extra    map[string]string  `json:"extra,omitempty"`    // the owner's own
 }
 
-// Base is the template that a snapshot stands on.
-type Base struct {
+// BaseImage is the template that a snapshot stands on.
+type BaseImage struct {
 	TemplateID string `json:"templateID"`
 	BuildID    string `json:"buildID"`
 	Digest     string `json:"digest,omitempty"` // of its image
@@ -88,6 +88,9 @@ type Snapshot struct {
 
 // Dir is the folder of the runtime's files.
 func (s Snapshot) Dir() string { return filepath.Join(s.dir, "files") }
+
+// HoldPath is a name beside the snapshot, under which its owner may keep the image that it stands on for as long as the snapshot is there.
+func (s Snapshot) HoldPath() string { return filepath.Join(s.dir, "base") }
 
 // Size is how many bytes its files hold.
 func (m Manifest) Size() (n int64) {

@@ -34,7 +34,7 @@ func open(t *testing.T, c snapshot.Config) *snapshot.Store {
 
 var meta = snapshot.Meta{
 	Kind: snapshot.Named, Tenant: "acme", Sandbox: "isource", Runtime: "gvisor", Version: "v1", CPU: "epyc",
-	Base: snapshot.Base{TemplateID: "tpl", BuildID: "b1"}, Limits: tartarus.Resources{VCPU: 1, MemoryMB: 64},
+	Base: snapshot.BaseImage{TemplateID: "tpl", BuildID: "b1"}, Limits: tartarus.Resources{VCPU: 1, MemoryMB: 64},
 }
 
 // content is what the test's runtime writes: random pages, a short file, and one that is mostly a hole.

@@ -330,14 +330,16 @@ func (s *Store) unlink(id string, e *entry) error {
 
 // Filter says which snapshots are asked for. Empty fields do not restrict.
 type Filter struct {
+	ID      string
 	Tenant  string
 	Kind    Kind
 	Sandbox string
 	Name    string // with or without :tag
 }
 
-func (f Filter) matches(m Meta) bool {
-	return (f.Tenant == "" || f.Tenant == m.Tenant) && (f.Kind == "" || f.Kind == m.Kind) && (f.Sandbox == "" || f.Sandbox == m.Sandbox) &&
+// Matches reports whether a snapshot is asked for.
+func (f Filter) Matches(m Meta) bool {
+	return (f.ID == "" || f.ID == m.ID) && (f.Tenant == "" || f.Tenant == m.Tenant) && (f.Kind == "" || f.Kind == m.Kind) && (f.Sandbox == "" || f.Sandbox == m.Sandbox) &&
 		(f.Name == "" || slices.ContainsFunc(m.Names, func(n string) bool {
 			name, _, _ := strings.Cut(n, ":")
 			return n == f.Name || name == f.Name
@@ -350,7 +352,7 @@ func (s *Store) List(f Filter) []Manifest {
 	defer s.mu.Unlock()
 	var out []Manifest
 	for _, e := range s.known {
-		if !e.doomed && !e.snap.Scratch && f.matches(e.snap.Meta) {
+		if !e.doomed && !e.snap.Scratch && f.Matches(e.snap.Meta) {
 			out = append(out, e.snap.Manifest)
 		}
 	}

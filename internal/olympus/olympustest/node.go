@@ -31,8 +31,10 @@ type Node struct {
 
 	mu    sync.Mutex
 	held  map[string]tartarus.Sandbox
-	first time.Time      // no deadline is before it
-	ports map[int]string // guest port to an address on loopback
+	snaps []kept
+	lost  map[string]bool // whose agent does not answer
+	first time.Time       // no deadline is before it
+	ports map[int]string  // guest port to an address on loopback
 	logs  map[string][]tartarus.LogEntry
 	data  map[string][]tartarus.Sample
 
@@ -91,6 +93,9 @@ func (n *Node) work(ctx context.Context, l acheron.Lease) {
 		n.unpause(ctx, l, spec)
 		return
 	}
+	if err == nil && spec.SnapshotID != "" {
+		err = n.has(spec.SnapshotID)
+	}
 	if err == nil && n.Start != nil {
 		err = n.Start(ctx, spec)
 	}
@@ -119,7 +124,8 @@ func (n *Node) work(ctx context.Context, l acheron.Lease) {
 func (n *Node) unpause(ctx context.Context, l acheron.Lease, spec tartarus.Spec) {
 	sb, err := n.change(ctx, spec.ID, func(sb *tartarus.Sandbox) {
 		if sb.Phase == tartarus.Paused {
-			sb.Phase, sb.Deadline = tartarus.Running, time.Now().Add(spec.Timeout)
+			sb.Phase, sb.Deadline, sb.DiskOnly, sb.AgentLost = tartarus.Running, time.Now().Add(spec.Timeout), false, false
+			delete(n.lost, spec.ID)
 		}
 	})
 	if err != nil {
@@ -131,8 +137,26 @@ func (n *Node) unpause(ctx context.Context, l acheron.Lease, spec tartarus.Spec)
 }
 
 // Pause implements olympus.Pauser.
-func (n *Node) Pause(ctx context.Context, id string, _ bool) (tartarus.Sandbox, error) {
-	return n.change(ctx, id, func(sb *tartarus.Sandbox) { sb.Phase, sb.Deadline = tartarus.Paused, time.Now().Add(time.Hour) })
+func (n *Node) Pause(ctx context.Context, id string, how tartarus.PauseHow) (tartarus.Sandbox, error) {
+	n.mu.Lock()
+	lost := n.lost[id]
+	n.mu.Unlock()
+	if lost && (how.Healthy || how.Disk) {
+		return tartarus.Sandbox{}, tartarus.Errorf(tartarus.Unavailable, "the agent of sandbox %s does not answer", id)
+	}
+	return n.change(ctx, id, func(sb *tartarus.Sandbox) {
+		sb.Phase, sb.Deadline, sb.DiskOnly, sb.AgentLost = tartarus.Paused, time.Now().Add(time.Hour), how.Disk, lost
+	})
+}
+
+// LoseAgent has the guest agent of a sandbox stop answering, until it is rebooted.
+func (n *Node) LoseAgent(id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.lost == nil {
+		n.lost = map[string]bool{}
+	}
+	n.lost[id] = true
 }
 
 // tell runs f, which changes a sandbox and reports it, when no other does the same.

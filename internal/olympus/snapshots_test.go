@@ -1,0 +1,165 @@
+package olympus_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/api"
+)
+
+func TestSnapshots(t *testing.T) {
+	r := newRig(t, nil)
+	id := r.create(`{"templateID":"base"}`).SandboxID
+	path := "/sandboxes/" + id + "/snapshots"
+	r.call("reader", "POST", path, `{}`).want(403)
+	plain := decode[api.Snapshot](r.call("developer", "POST", path, `{}`).want(201))
+	if plain.SnapshotID != plain.ID+":default" || len(plain.Names) != 0 || plain.SandboxID != id || !plain.Memory {
+		t.Errorf("got %+v", plain)
+	}
+	named := decode[api.Snapshot](r.call("developer", "POST", path, `{"name":"ready:v1","memory":false}`).want(201))
+	if !strings.HasSuffix(named.SnapshotID, "/ready:v1") || len(named.Names) != 1 || named.Names[0] != named.SnapshotID || named.Memory {
+		t.Errorf("got %+v", named)
+	}
+	for _, bad := range []string{`{"name":"Ready"}`, `{"name":"a/b/c"}`, `{"name":":x"}`, `{"name":7}`, `{"memory":"no"}`} {
+		r.call("developer", "POST", path, bad).want(400)
+	}
+	tenant, _, _ := strings.Cut(named.SnapshotID, "/")
+	for _, ref := range []string{plain.SnapshotID, plain.ID, named.SnapshotID, "ready:v1", tenant + "/ready:v1", named.ID} {
+		made := r.create(fmt.Sprintf(`{"templateID":%q}`, ref))
+		found := false
+		for _, sb := range r.Node.Held() {
+			if sb.ID == made.SandboxID {
+				found = sb.SnapshotID == plain.ID || sb.SnapshotID == named.ID
+			}
+		}
+		if !found {
+			t.Errorf("%s: the node was not told of the snapshot", ref)
+		}
+	}
+	for _, ref := range []string{"ready", "ready:v2", "another/ready:v1", "nothing"} {
+		r.call("developer", "POST", "/v2/sandboxes", fmt.Sprintf(`{"templateID":%q}`, ref)).want(404, "not found")
+	}
+	r.call("developer", "POST", "/v2/sandboxes", fmt.Sprintf(`{"templateID":%q,"memoryMB":4096}`, plain.ID)).want(400, "memoryMB")
+	r.call("developer", "POST", "/v2/sandboxes", fmt.Sprintf(`{"templateID":%q,"runtime":"gvisor"}`, plain.ID)).want(400, "runtime")
+
+	newer := decode[api.Snapshot](r.call("developer", "POST", path, `{"name":"ready:v1"}`).want(201))
+	if got := decode[api.Snapshot](r.call("reader", "GET", "/snapshots/"+url.PathEscape(named.SnapshotID), "").want(200)); got.ID != newer.ID {
+		t.Errorf("the name means %s, want the newest", got.ID)
+	}
+	r.call("developer", "POST", "/snapshots/"+plain.ID+"/verify", "").want(200)
+	for _, bad := range []string{"/snapshots/none", "/snapshots/%00", "/snapshots/a%2Fb%2Fc"} {
+		r.call("developer", "GET", bad, "").want(404)
+	}
+	r.call("developer", "DELETE", "/templates/"+url.PathEscape(named.SnapshotID), "").want(204)
+	r.call("developer", "DELETE", "/templates/"+url.PathEscape(named.SnapshotID), "").want(404)
+	r.call("developer", "DELETE", "/templates/"+plain.SnapshotID, "").want(204)
+	r.call("developer", "DELETE", "/templates/base", "").want(404, "template rm")
+}
+
+func TestListSnapshots(t *testing.T) {
+	r := newRig(t, nil)
+	first, second := r.create(`{"templateID":"base"}`).SandboxID, r.create(`{"templateID":"base"}`).SandboxID
+	var made []string
+	for i := range 5 {
+		s := decode[api.Snapshot](r.call("developer", "POST", "/sandboxes/"+first+"/snapshots", fmt.Sprintf(`{"name":"n%d"}`, i)).want(201))
+		made = append([]string{s.ID}, made...)
+	}
+	r.call("developer", "POST", "/sandboxes/"+second+"/snapshots", `{}`).want(201)
+	list := func(query string) (ids []string, next string) {
+		a := r.call("reader", "GET", "/snapshots?"+query, "").want(200)
+		for _, s := range decode[[]api.Snapshot](a) {
+			ids = append(ids, s.ID)
+		}
+		return ids, a.header.Get(api.HeaderNextToken)
+	}
+	var got []string
+	for token, pages := "", 0; ; pages++ {
+		ids, next := list("limit=2&sandboxID=" + first + "&nextToken=" + token)
+		got = append(got, ids...)
+		if token = next; token == "" || pages > 5 {
+			break
+		}
+	}
+	if strings.Join(got, " ") != strings.Join(made, " ") {
+		t.Errorf("pages gave %v, want %v", got, made)
+	}
+	if ids, _ := list("name=n3"); len(ids) != 1 || ids[0] != made[1] {
+		t.Errorf("by name: %v", ids)
+	}
+	if ids, _ := list(""); len(ids) != 6 {
+		t.Errorf("all: %v", ids)
+	}
+	for _, bad := range []string{"limit=0", "limit=101", "limit=x", "nextToken=x", "nextToken=AAAA"} {
+		r.call("reader", "GET", "/snapshots?"+bad, "").want(400)
+	}
+}
+
+func TestFork(t *testing.T) {
+	r := newRig(t, nil)
+	source := r.create(`{"templateID":"base","metadata":{"a":"b"},"envVars":{"X":"1"},"network":{"allowPublicTraffic":false}}`)
+	path := "/sandboxes/" + source.SandboxID + "/fork"
+	r.call("reader", "POST", path, `{}`).want(403)
+	for _, bad := range []string{`{"count":0}`, `{"count":101}`, `{"count":-1}`, `{"count":"2"}`, `{"timeout":-1}`, `{"timeout":999999}`} {
+		r.call("developer", "POST", path, bad).want(400)
+	}
+	if got := decode[[]api.ForkResult](r.call("developer", "POST", path, "").want(201)); len(got) != 1 || got[0].Sandbox == nil {
+		t.Fatalf("without a body: %+v", got)
+	}
+	results := decode[[]api.ForkResult](r.call("developer", "POST", path, `{"count":3,"timeout":60}`).want(201))
+	if len(results) != 3 {
+		t.Fatalf("got %d", len(results))
+	}
+	held := map[string]tartarus.Sandbox{}
+	for _, sb := range r.Node.Held() {
+		held[sb.ID] = sb
+	}
+	tokens := map[string]bool{source.EnvdAccessToken: true, source.TrafficAccessToken: true}
+	for _, one := range results {
+		sb := one.Sandbox
+		if sb == nil || one.Error != nil || sb.EnvdAccessToken == "" || sb.TrafficAccessToken == "" || tokens[sb.EnvdAccessToken] || tokens[sb.TrafficAccessToken] {
+			t.Fatalf("clone %+v, %+v", sb, one.Error)
+		}
+		tokens[sb.EnvdAccessToken], tokens[sb.TrafficAccessToken] = true, true
+		got := held[sb.SandboxID]
+		if got.SnapshotID == "" || got.Metadata["a"] != "b" || got.Env["X"] != "1" || got.Network.PublicTraffic || got.Timeout.Seconds() != 60 {
+			t.Errorf("the node got %+v", got.Spec)
+		}
+	}
+	if n := r.Node.Kept(); n != 0 {
+		t.Errorf("%d snapshots are left", n)
+	}
+	if d := r.detail(source.SandboxID); d.State != "running" {
+		t.Errorf("the source is %s", d.State)
+	}
+	r.call("developer", "POST", "/sandboxes/"+source.SandboxID+"/pause", "").want(204)
+	r.call("developer", "POST", path, `{}`).want(409)
+	r.call("developer", "DELETE", "/sandboxes/"+source.SandboxID, "").want(204)
+	r.call("developer", "POST", path, `{}`).want(404)
+}
+
+// A clone that cannot be started is an error in its place; the others are there.
+func TestForkThatFails(t *testing.T) {
+	r := newRig(t, nil)
+	id := r.create(`{"templateID":"base"}`).SandboxID
+	var starts atomic.Int32
+	r.Node.Start = func(context.Context, tartarus.Spec) error {
+		if starts.Add(1) <= 2 {
+			return tartarus.Errorf(tartarus.Corrupt, "chunk 1 is damaged")
+		}
+		return nil
+	}
+	var failed int
+	for _, one := range decode[[]api.ForkResult](r.call("developer", "POST", "/sandboxes/"+id+"/fork", `{"count":4}`).want(201)) {
+		if one.Error != nil && one.Sandbox == nil && one.Error.Code == 409 && strings.Contains(one.Error.Message, "damaged") {
+			failed++
+		}
+	}
+	if failed != 2 {
+		t.Errorf("%d failed, want 2", failed)
+	}
+}
