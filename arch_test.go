@@ -84,6 +84,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/vmm/firecracker", "internal/vmm/manifest", "what a snapshot is and fits"},
 	{"internal/vmm/firecracker", "internal/vmm/netns", "monitors attach to their slot's TAP device as a user of their own"},
 	{"internal/vmm/firecracker", "internal/vmm/users", "a user for each monitor"},
+	{"internal/vmm/firecracker", "internal/vmm/pagefault", "memory may be brought in by a process of its own"},
 	{"internal/vmm/firecracker", "internal/kvm", "KVM is judged by running a guest"},
 	{"cmd/tartarus", "internal/vmm/qemu", "the program re-executes itself to shut QEMU in, before anything else runs"},
 	{"internal/vmm/qemu", "internal/vmm", "adapter of the seam"},

@@ -12,8 +12,8 @@ import (
 
 // Start starts cmd in the group, so that nothing it does is ever charged elsewhere. In v2 the kernel makes the process there. In v1
 // the thread that makes it enters the group first, which needs no lock on the host's processes as moving a process
-// would, and ends afterwards.
-func (g *Group) Start(cmd *exec.Cmd) error {
+// would. before, unless it is nil, runs on that thread, which ends afterwards: what it changes of the thread is the process's alone.
+func (g *Group) Start(cmd *exec.Cmd, before func() error) error {
 	dir, err := g.Dir()
 	if err != nil {
 		return err
@@ -24,20 +24,32 @@ func (g *Group) Start(cmd *exec.Cmd) error {
 			cmd.SysProcAttr = &syscall.SysProcAttr{}
 		}
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
-		return cmd.Start()
 	}
-	err = nil
 	onThread(func() {
-		defer g.leave()
-		for _, d := range g.dirs {
-			if err = write(filepath.Join(d, "tasks"), "0"); err != nil {
-				err = fmt.Errorf("enter control group %s: %w", g.name, err)
+		if before != nil {
+			if err = before(); err != nil {
+				return
+			}
+		}
+		if dir == nil {
+			defer g.leave()
+			if err = g.enter(); err != nil {
 				return
 			}
 		}
 		err = cmd.Start()
 	})
 	return err
+}
+
+// enter takes the calling thread into a v1 group.
+func (g *Group) enter() error {
+	for _, d := range g.dirs {
+		if err := write(filepath.Join(d, "tasks"), "0"); err != nil {
+			return fmt.Errorf("enter control group %s: %w", g.name, err)
+		}
+	}
+	return nil
 }
 
 // leave takes the calling thread out of the group at once: while it is there the group holds this very process.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/pagefault"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
@@ -50,6 +51,9 @@ func (d *Driver) adopt(ctx context.Context, r vmm.Record) (*machine, error) {
 	m.state, m.group = s, d.host.Group(r.ID)
 	if m.handle, err = process.Find(s.Process); err == nil {
 		if err = m.takeOver(ctx, v); err == nil {
+			if m.pages != nil {
+				go m.watchPages(context.WithoutCancel(ctx))
+			}
 			m.watch(context.WithoutCancel(ctx))
 			d.keep(m)
 			return m, nil
@@ -190,7 +194,7 @@ func (d *Driver) machineOf(pid int) string {
 		return ""
 	}
 	args := strings.Split(string(b), "\x00")
-	if name := filepath.Base(args[0]); name != exeName && name != pagesProgram && name != filepath.Base(d.cfg.Jailer) {
+	if name := filepath.Base(args[0]); name != exeName && name != pagefault.Program && name != filepath.Base(d.cfg.Jailer) {
 		return ""
 	}
 	if !slices.Contains(args, "/"+d.socket()) {

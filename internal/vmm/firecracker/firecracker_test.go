@@ -2,6 +2,7 @@ package firecracker_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,17 +12,21 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/firecracker"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/pagefault"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/payload"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/vmmtest"
 )
 
 func TestMain(m *testing.M) {
+	pagefault.Main(map[string]pagefault.Opener{"slow": openSlow})
+	beElsewhere()
 	vmmtest.Manager(factory())
 	code := m.Run()
 	vmmtest.Clean()
@@ -32,6 +37,26 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// openSlow opens a file as if it were far away.
+func openSlow(spec json.RawMessage) (pagefault.Source, error) {
+	var path string
+	if err := json.Unmarshal(spec, &path); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return slowFile{f}, nil
+}
+
+type slowFile struct{ *os.File }
+
+func (s slowFile) ReadAt(b []byte, at int64) (int, error) {
+	time.Sleep(time.Millisecond)
+	return s.File.ReadAt(b, at)
 }
 
 // binaries is the folder with firecracker and jailer, or why there is none.

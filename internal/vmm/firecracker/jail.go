@@ -13,6 +13,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
 // Names in a jail.
@@ -115,8 +116,10 @@ func (m *machine) close() {
 			t.close()
 		}
 	}
-	if m.handle != nil {
-		m.handle.Close()
+	for _, h := range []*process.Handle{m.handle, m.pages} {
+		if h != nil {
+			h.Close()
+		}
 	}
 }
 

@@ -107,9 +107,6 @@ func (m *machine) watch(ctx context.Context) {
 			}
 		}()
 	}
-	if m.pages != nil {
-		go m.watchPages(ctx)
-	}
 	go m.watchAnswers(ctx)
 	go func() {
 		defer close(m.exited)

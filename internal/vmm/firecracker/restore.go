@@ -26,11 +26,15 @@ func (d *Driver) Restore(ctx context.Context, c vmm.Config, dir string) (vmm.Mac
 type stored struct {
 	man   manifest.Manifest
 	files []*os.File // in the manifest's order: state, memory, disk
+	// remote is where the memory is that has no file here: files has a nil for it, and who reads it checks it.
+	remote *Remote
 }
 
 func (s *stored) close() {
 	for _, f := range s.files {
-		_ = f.Close()
+		if f != nil {
+			_ = f.Close()
+		}
 	}
 }
 
@@ -54,11 +58,22 @@ func (d *Driver) openSnapshot(ctx context.Context, c vmm.Config, dir string) (_ 
 	if err := s.man.Fits(manifest.Manifest{Driver: Name, Version: p.version.String(), RootFS: image, Needs: d.needs(c)}); err != nil {
 		return nil, err
 	}
+	if remote := d.cfg.PageFaults.Remote; remote != nil {
+		if _, err := os.Stat(filepath.Join(dir, memoryName)); errors.Is(err, fs.ErrNotExist) {
+			if s.remote, err = remote(dir); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return s, s.open(dir)
 }
 
 func (s *stored) open(dir string) error {
 	for _, name := range snapshotFiles(len(s.man.Files) > 2) {
+		if name == memoryName && s.remote != nil {
+			s.files = append(s.files, nil)
+			continue
+		}
 		f, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
 			s.close()
@@ -112,6 +127,9 @@ func (d *Driver) prepareRestore(ctx context.Context, m *machine, c vmm.Config, s
 		return err
 	}
 	for i, name := range []string{stateName, memoryName} {
+		if s.files[i] == nil {
+			continue
+		}
 		if err := d.place(ctx, s.files[i], m.path(name)); err != nil {
 			return err
 		}

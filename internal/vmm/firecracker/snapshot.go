@@ -290,6 +290,9 @@ func (v *verified) check(ctx context.Context, man manifest.Manifest, files []*os
 		return tartarus.Errorf(tartarus.Corrupt, "snapshot manifest lists %d files", len(man.Files))
 	}
 	for i, f := range files {
+		if f == nil {
+			continue
+		}
 		s, err := seen(man.Files[i], f)
 		if err != nil {
 			return err
