@@ -337,7 +337,7 @@ func TestStartPutsAProcessInTheGroup(t *testing.T) {
 			var out strings.Builder
 			cmd := exec.Command("cat", "/proc/self/cgroup")
 			cmd.Stdout = &out
-			if err := g.Start(cmd, nil); err != nil {
+			if err := g.Start(cmd); err != nil {
 				t.Error(err)
 				return
 			}

@@ -12,8 +12,12 @@ import (
 
 // Start starts cmd in the group, so that nothing it does is ever charged elsewhere. In v2 the kernel makes the process there. In v1
 // the thread that makes it enters the group first, which needs no lock on the host's processes as moving a process
-// would. before, unless it is nil, runs on that thread, which ends afterwards: what it changes of the thread is the process's alone.
-func (g *Group) Start(cmd *exec.Cmd, before func() error) error {
+// would.
+func (g *Group) Start(cmd *exec.Cmd) error { return g.StartAfter(nil, cmd) }
+
+// StartAfter is Start, with before run on the thread that makes the process. It ends afterwards: what before changes of the thread is the
+// process's alone.
+func (g *Group) StartAfter(before func() error, cmd *exec.Cmd) error {
 	dir, err := g.Dir()
 	if err != nil {
 		return err

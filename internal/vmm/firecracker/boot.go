@@ -284,7 +284,7 @@ func (d *Driver) runJailer(ctx context.Context, m *machine, cmd *exec.Cmd) error
 		defer in.Close()
 		cmd.Stdin = in
 	}
-	if err := m.group.Start(cmd, nil); err != nil {
+	if err := m.group.Start(cmd); err != nil {
 		return fmt.Errorf("start jailer: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })

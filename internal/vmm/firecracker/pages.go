@@ -107,7 +107,7 @@ func (d *Driver) startPages(m *machine, s *stored) (err error) {
 		}
 		isolate = func() error { return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) }
 	}
-	c.Start = func(cmd *exec.Cmd) error { return m.group.Start(cmd, isolate) }
+	c.Start = func(cmd *exec.Cmd) error { return m.group.StartAfter(isolate, cmd) }
 	cmd, err := pagefault.Start(c)
 	if err != nil {
 		return err
