@@ -312,6 +312,55 @@ type Node struct {
 	LeaseEnds time.Time          `json:"leaseEnds"`
 }
 
+// LabelsChange sets labels of a node; null takes one away.
+type LabelsChange map[string]*string
+
+// DrainRequest asks for one step of emptying a node.
+type DrainRequest struct {
+	End bool `json:"end,omitempty"` // end what is left, with the reason drained
+}
+
+// Drain is how far a node's emptying has come.
+type Drain struct {
+	Node  string         `json:"node"`
+	Ended int            `json:"ended"` // by this step
+	Left  []DrainSandbox `json:"left"`  // what the node still holds, at most 1000
+}
+
+// DrainSandbox is a sandbox that a drain waits for.
+type DrainSandbox struct {
+	SandboxID string     `json:"sandboxID"`
+	Tenant    string     `json:"tenant"`
+	Phase     string     `json:"phase"`
+	EndAt     *time.Time `json:"endAt,omitempty"` // when its time is up; a paused one has none
+}
+
+// Job is a piece of queued work, for operators. What it carries is not shown: it has tokens in it.
+type Job struct {
+	ID          string     `json:"id"` // of a create also the sandbox's
+	Tenant      string     `json:"tenant"`
+	Node        string     `json:"node"`
+	Kind        string     `json:"kind"`
+	State       string     `json:"state"` // waiting, leased, done, dead or cancelled
+	Attempt     int        `json:"attempt"`
+	MaxAttempts int        `json:"maxAttempts"`
+	Position    int        `json:"position,omitempty"` // among what waits for its node
+	Reason      string     `json:"reason,omitempty"`
+	EnqueuedAt  time.Time  `json:"enqueuedAt"`
+	Deadline    *time.Time `json:"deadline,omitempty"`
+	EndedAt     *time.Time `json:"endedAt,omitempty"`
+}
+
+// PurgeRequest says which ended jobs are forgotten.
+type PurgeRequest struct {
+	OlderThanSeconds int64 `json:"olderThanSeconds"` // since they ended; 0 is all of them
+}
+
+// Purged is how many were forgotten.
+type Purged struct {
+	Purged int `json:"purged"`
+}
+
 // TokenRequest asks for a token that lets a node join the fleet.
 type TokenRequest struct {
 	Node    string `json:"node,omitempty"`    // the one node that may use it; empty: any that is not there yet

@@ -167,7 +167,7 @@ var commands = []func(*Env) *cobra.Command{
 	runCommand, upCommand, olympusCommand, hecatoncheirCommand, createCommand, execCommand, cpCommand, psCommand, inspectCommand, logsCommand, metricsCommand, urlCommand, timeoutCommand, pauseCommand, resumeCommand, killCommand,
 	auditCommand,
 	secretCommand, volumeCommand,
-	templateCommand, nodeCommand, certCommand, doctorCommand, benchCommand, configCommand, versionCommand,
+	templateCommand, nodeCommand, queueCommand, certCommand, doctorCommand, benchCommand, configCommand, versionCommand,
 }
 
 // isTerminal reports whether a stream is a terminal, and its descriptor.

@@ -271,7 +271,7 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 		Audit: p.law.log, Sealer: p.law.sealer,
 		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
-		Secrets: p.secrets, Volumes: p.volumes, Joins: joins, NodeLost: d.cfg.Fleet.NodeLost,
+		Secrets: p.secrets, Volumes: p.volumes, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,
 	})
 	return err
 }

@@ -23,6 +23,7 @@ type stores struct {
 	secrets  secret.Store
 	volumes  volume.Store
 	vault    link.Vault
+	marks    hades.Marks
 	shelf    shelf.Store
 	shared   bool // other replicas have them too, and they can be away
 }

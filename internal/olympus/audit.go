@@ -47,6 +47,16 @@ var actions = map[string]action{
 	"POST /secrets/{secretID}":   {name: "secret.update", object: "secret", param: "secretID"},
 	"DELETE /secrets/{secretID}": {name: "secret.delete", object: "secret", param: "secretID"},
 
+	"POST /fleet/tokens":          {name: "fleet.token", object: "fleet"},
+	"DELETE /nodes/{node}":        {name: "node.remove", object: "node", param: "node"},
+	"POST /nodes/{node}/cordon":   {name: "node.cordon", object: "node", param: "node"},
+	"POST /nodes/{node}/uncordon": {name: "node.uncordon", object: "node", param: "node"},
+	"POST /nodes/{node}/drain":    {name: "node.drain", object: "node", param: "node"},
+	"PATCH /nodes/{node}/labels":  {name: "node.label", object: "node", param: "node"},
+	"POST /queue/purge":           {name: "queue.purge", object: "queue"},
+	"POST /queue/{job}/requeue":   {name: "queue.requeue", object: "job", param: "job"},
+	"POST /queue/{job}/cancel":    {name: "queue.cancel", object: "job", param: "job"},
+
 	"GET /audit":                 {name: "audit.read", object: "audit", read: true},
 	"GET /audit/export":          {name: "audit.export", object: "audit"},
 	"POST /audit/keys":           {name: "audit.rotate", object: "audit"},

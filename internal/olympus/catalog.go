@@ -35,19 +35,7 @@ func (s *Server) listNodes(w http.ResponseWriter, r *http.Request, who caller) e
 	}
 	out := make([]api.Node, len(nodes))
 	for i, n := range nodes {
-		labels := n.Labels
-		if labels == nil {
-			labels = map[string]string{}
-		}
-		runtimes := make(map[string]api.Runtime, len(n.Runtimes))
-		for name, rt := range n.Runtimes {
-			runtimes[name] = api.Runtime{Tier: string(rt.Tier), Version: rt.Version}
-		}
-		out[i] = api.Node{
-			Name: n.Name, Status: nodeStatus(n.Live(who.now), n.Cordoned), Labels: labels, Runtimes: runtimes,
-			Capacity: resources(n.Capacity), Allocated: resources(n.Allocated), Sandboxes: n.Sandboxes,
-			CPUModel: n.CPUModel, Version: n.Version, LeaseEnds: n.LeaseEnds.UTC(),
-		}
+		out[i] = answerNode(n, who.now)
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil

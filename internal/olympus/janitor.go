@@ -95,26 +95,33 @@ func (s *Server) endLost(ctx context.Context, now time.Time) error {
 		if now.Sub(n.LeaseEnds) < s.cfg.NodeLost {
 			continue
 		}
-		q := hades.Query{Node: n.Name, Phases: []tartarus.Phase{
-			tartarus.Starting, tartarus.Running, tartarus.Pausing, tartarus.Snapshotting, tartarus.Quarantined, tartarus.Stopping,
-		}}
-		err := s.each(ctx, q, func(sb tartarus.Sandbox) error {
-			if err := sb.Transition(tartarus.Failed, tartarus.ReasonNodeLost, "its node "+n.Name+" stopped answering"); err != nil {
-				return nil // it changed since it was listed
-			}
-			sb.EndedAt = now
-			if _, err := s.cfg.Registry.PutSandbox(ctx, sb); err != nil && !tartarus.Is(err, tartarus.Conflict) {
-				return err
-			}
-			s.cfg.Changed(sb)
-			s.log.Warn("sandbox lost", "sandbox", sb.ID, "tenant", sb.Tenant, "node", n.Name)
-			return nil
-		})
-		if err != nil {
+		if err := s.loseNode(ctx, n.Name, "its node "+n.Name+" stopped answering", now, false); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// loseNode counts what runs on a node as lost. What is paused there is lost only with the node itself.
+func (s *Server) loseNode(ctx context.Context, node, why string, now time.Time, paused bool) error {
+	q := hades.Query{Node: node, Phases: []tartarus.Phase{
+		tartarus.Starting, tartarus.Running, tartarus.Pausing, tartarus.Snapshotting, tartarus.Quarantined, tartarus.Stopping,
+	}}
+	if paused {
+		q.Phases = append(q.Phases, tartarus.Paused)
+	}
+	return s.each(ctx, q, func(sb tartarus.Sandbox) error {
+		if err := sb.Transition(tartarus.Failed, tartarus.ReasonNodeLost, why); err != nil {
+			return nil // it changed since it was listed
+		}
+		sb.EndedAt = now
+		if _, err := s.cfg.Registry.PutSandbox(ctx, sb); err != nil && !tartarus.Is(err, tartarus.Conflict) {
+			return err
+		}
+		s.cfg.Changed(sb)
+		s.log.Warn("sandbox lost", "sandbox", sb.ID, "tenant", sb.Tenant, "node", node)
+		return nil
+	})
 }
 
 // purgeJobs forgets old jobs, and the idempotency keys with them.

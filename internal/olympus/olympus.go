@@ -51,6 +51,8 @@ type Config struct {
 
 	// Joins lets nodes into the fleet. Nil where the node is in this process.
 	Joins Joins
+	// Marks keeps what operators decide about nodes; Registry's nodes must show it. Nil: nothing can be decided.
+	Marks hades.Marks
 
 	// CreateTime is how long a create may take, waiting in the queue included. Default 60 s: what the SDKs wait by default.
 	CreateTime time.Duration

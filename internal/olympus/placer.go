@@ -107,6 +107,13 @@ func (p *placer) refresh(ctx context.Context, age time.Duration, now time.Time) 
 	return true, nil
 }
 
+// forget makes the next placement read the list anew: an operator has just decided something about a node.
+func (p *placer) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fetched = time.Time{}
+}
+
 // check reports whether the store answers and a node lives.
 func (p *placer) check(ctx context.Context, within time.Duration, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, within)

@@ -102,7 +102,18 @@ var routes = []route{
 	{"GET", "/templates", tenant.Reader, (*Server).listTemplates},
 	{"GET", "/teams", tenant.Reader, (*Server).listTeams},
 	{"GET", "/nodes", tenant.Operator, (*Server).listNodes},
+	{"GET", "/nodes/{node}", tenant.Operator, (*Server).getNode},
+	{"DELETE", "/nodes/{node}", tenant.Operator, (*Server).removeNode},
+	{"POST", "/nodes/{node}/cordon", tenant.Operator, (*Server).cordonNode},
+	{"POST", "/nodes/{node}/uncordon", tenant.Operator, (*Server).uncordonNode},
+	{"POST", "/nodes/{node}/drain", tenant.Operator, (*Server).drainNode},
+	{"PATCH", "/nodes/{node}/labels", tenant.Operator, (*Server).labelNode},
 	{"POST", "/fleet/tokens", tenant.Operator, (*Server).makeToken},
+	{"GET", "/queue", tenant.Operator, (*Server).listJobs},
+	{"POST", "/queue/purge", tenant.Operator, (*Server).purgeQueue},
+	{"GET", "/queue/{job}", tenant.Operator, (*Server).getJob},
+	{"POST", "/queue/{job}/requeue", tenant.Operator, (*Server).requeueJob},
+	{"POST", "/queue/{job}/cancel", tenant.Operator, (*Server).cancelJob},
 }
 
 // router serves the table.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus/internal/audit"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
@@ -55,9 +56,10 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 		t.Fatal(err)
 	}
 	s.openAudit(t)
+	registry, marks := hades.WithMarks(db.Registry(), db.Vault())
 	cfg := olympus.Config{
 		Audit: s.Audit, Sealer: s.Sealer,
-		Registry: db.Registry(), Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
+		Registry: registry, Marks: marks, Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
 		Templates: Templates{
 			"base": {ID: "basetemplateid000000", BuildID: "b1", Names: []string{"base"}, VCPU: 2, MemoryMB: 512, DiskMB: 1024, Public: true},
 			"tiny": {ID: "tinytemplateid000000", BuildID: "b2", Names: []string{"tiny"}},

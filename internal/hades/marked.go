@@ -1,40 +1,47 @@
-package daemon
+package hades
 
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
-	"github.com/tartarus-sandbox/tartarus/internal/hades"
-	"github.com/tartarus-sandbox/tartarus/internal/link"
 )
 
-// marks keeps what operators decided about nodes in the vault, a value each, so that two decisions at once cannot undo one another:
+// marks keeps what operators decided about nodes a value each, so that two decisions at once cannot undo one another:
 //
 //	mark/NODE/cordon       true or false
 //	mark/NODE/label/NAME   = and the label's value, or - for a label that is taken away
-type marks struct{ vault link.Vault }
+type marks struct{ values Values }
+
+// Values keeps small values by name.
+type Values interface {
+	// Set stores a value under a name whatever it had, for ttl, or for good when ttl is 0.
+	Set(ctx context.Context, name string, value []byte, ttl time.Duration) error
+	// List returns all values whose names begin with prefix, by name.
+	List(ctx context.Context, prefix string) (map[string][]byte, error)
+}
 
 const markPrefix = "mark/"
 
-// Cordon implements hades.Marks.
+// Cordon implements Marks.
 func (m marks) Cordon(ctx context.Context, node string, on bool) error {
 	value := "false"
 	if on {
 		value = "true"
 	}
-	return m.vault.Set(ctx, markPrefix+node+"/cordon", []byte(value), 0)
+	return m.values.Set(ctx, markPrefix+node+"/cordon", []byte(value), 0)
 }
 
-// Label implements hades.Marks.
+// Label implements Marks.
 func (m marks) Label(ctx context.Context, node string, set map[string]string, remove []string) error {
 	for name, value := range set {
-		if err := m.vault.Set(ctx, markPrefix+node+"/label/"+name, []byte("="+value), 0); err != nil {
+		if err := m.values.Set(ctx, markPrefix+node+"/label/"+name, []byte("="+value), 0); err != nil {
 			return err
 		}
 	}
 	for _, name := range remove {
-		if err := m.vault.Set(ctx, markPrefix+node+"/label/"+name, []byte("-"), 0); err != nil {
+		if err := m.values.Set(ctx, markPrefix+node+"/label/"+name, []byte("-"), 0); err != nil {
 			return err
 		}
 	}
@@ -42,12 +49,12 @@ func (m marks) Label(ctx context.Context, node string, set map[string]string, re
 }
 
 // all returns the marks of all nodes that have any.
-func (m marks) all(ctx context.Context) (map[string]hades.Mark, error) {
-	values, err := m.vault.List(ctx, markPrefix)
+func (m marks) all(ctx context.Context) (map[string]Mark, error) {
+	values, err := m.values.List(ctx, markPrefix)
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]hades.Mark{}
+	out := map[string]Mark{}
 	for name, raw := range values {
 		node, what, _ := strings.Cut(strings.TrimPrefix(name, markPrefix), "/")
 		mark, value := out[node], string(raw)
@@ -70,14 +77,20 @@ func (m marks) all(ctx context.Context) (map[string]hades.Mark, error) {
 	return out, nil
 }
 
+// WithMarks makes a registry whose nodes are as operators want them, and keeps what operators decide in values.
+func WithMarks(r Registry, values Values) (Registry, Marks) {
+	m := marks{values}
+	return marked{r, m}, m
+}
+
 // marked is a registry whose nodes are as operators want them.
 type marked struct {
-	hades.Registry
+	Registry
 	marks marks
 }
 
-// Nodes implements hades.Registry.
-func (r marked) Nodes(ctx context.Context) ([]hades.Node, error) {
+// Nodes implements Registry.
+func (r marked) Nodes(ctx context.Context) ([]Node, error) {
 	nodes, err := r.Registry.Nodes(ctx)
 	if err != nil || len(nodes) == 0 {
 		return nodes, err
