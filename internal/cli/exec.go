@@ -74,7 +74,7 @@ func (e *Env) exec(ctx context.Context, o *execOptions, id string, argv []string
 	if err != nil {
 		return e.explain(ctx, cl, id, err)
 	}
-	return exit(code)
+	return e.signalled(ctx, cl, id, code)
 }
 
 func (e *Env) detached(ctx context.Context, g guest, id string, c command) error {

@@ -124,7 +124,7 @@ func (e *Env) run(ctx context.Context, o *runOptions, argv []string) (err error)
 	if err != nil {
 		return e.explain(ctx, cl, sb.SandboxID, err)
 	}
-	return exit(code)
+	return e.signalled(ctx, cl, sb.SandboxID, code)
 }
 
 // createSurely makes a sandbox such that none is left when ctx ends in between: a create that is under way
@@ -218,14 +218,36 @@ func (e *Env) explain(ctx context.Context, cl *client.Client, id string, err err
 	if sb == nil {
 		return err
 	}
-	switch tartarus.Reason(sb.Reason) {
+	return endedUnder(sb, sb.Reason, sb.Message)
+}
+
+// signalled gives the exit code of a command, unless a signal ended it because its sandbox is on its way down.
+func (e *Env) signalled(ctx context.Context, cl *client.Client, id string, code int) error {
+	if code < exitSignal || ctx.Err() != nil {
+		return exit(code)
+	}
+	sb, err := cl.GetEnded(ctx, id)
+	switch {
+	case err != nil:
+		return exit(code)
+	case sb.Termination != nil:
+		return endedUnder(sb, sb.Termination.Reason, sb.Termination.Message)
+	case tartarus.Phase(sb.Phase).Ended():
+		return endedUnder(sb, sb.Reason, sb.Message)
+	}
+	return exit(code)
+}
+
+// endedUnder says why a sandbox ended under a command.
+func endedUnder(sb *api.SandboxDetail, reason, message string) error {
+	switch tartarus.Reason(reason) {
 	case tartarus.ReasonOOM:
 		// What a shell reports for a command that the kernel killed for its memory.
-		return &exitError{exitSignal + 9, fmt.Errorf("sandbox %s ran out of memory (%d MiB); give it more with --memory", id, sb.MemoryMB)}
+		return &exitError{exitSignal + 9, fmt.Errorf("sandbox %s ran out of memory (%d MiB); give it more with --memory", sb.SandboxID, sb.MemoryMB)}
 	case tartarus.ReasonTimeout:
-		return fmt.Errorf("the time of sandbox %s was up; give it more with --timeout", id)
+		return fmt.Errorf("the time of sandbox %s was up; give it more with --timeout", sb.SandboxID)
 	}
-	return fmt.Errorf("sandbox %s ended under the command: %s", id, strings.TrimSpace(sb.Reason+" "+sb.Message))
+	return fmt.Errorf("sandbox %s ended under the command: %s", sb.SandboxID, strings.TrimSpace(reason+" "+message))
 }
 
 // ending waits a moment for the sandbox to be known as ended, and describes it; nil when it runs on.
