@@ -213,7 +213,7 @@ func (b *building) spec(name string, lookup func(string) (string, bool)) (image.
 }
 
 // recipes are the templates that this build knows how to make.
-var recipes = []string{"base", "code-interpreter", "tiny"}
+var recipes = image.Recipes()
 
 func templateBuildCommand(e *Env) *cobra.Command {
 	var b building

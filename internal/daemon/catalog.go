@@ -102,10 +102,7 @@ func (a advertised) Resolve(ctx context.Context, _, ref string) (olympus.Templat
 	if err != nil {
 		return olympus.Template{}, err
 	}
-	refs := []string{cmp.Or(ref, a.fallback)}
-	if refs[0] == "" {
-		refs = []string{"base", "tiny"}
-	}
+	refs := meant(ref, a.fallback)
 	for _, ref := range refs {
 		name, tag, err := image.SplitRef(ref)
 		if err != nil {

@@ -35,18 +35,26 @@ func openTemplates(ctx context.Context, cfg Config) (*templates, error) {
 
 // Resolve implements olympus.Templates. All tenants share the templates of a machine.
 func (t *templates) Resolve(_ context.Context, _, ref string) (olympus.Template, error) {
-	if ref == "" {
-		ref = t.fallback
+	var first error
+	for _, one := range meant(ref, t.fallback) {
+		found, err := t.store.Resolve(one)
+		if err == nil || !tartarus.Is(err, tartarus.NotFound) {
+			return forAPI(found), err
+		}
+		first = cmp.Or(first, err)
 	}
-	if ref != "" {
-		found, err := t.store.Resolve(ref)
-		return forAPI(found), err
+	return olympus.Template{}, first
+}
+
+// meant are the references that ref may stand for, the likeliest first. fallback is what the empty one means.
+func meant(ref, fallback string) []string {
+	switch ref = cmp.Or(ref, fallback); ref {
+	case "":
+		return []string{"base", "tiny"}
+	case "code-interpreter-v1": // what the SDKs ask for; it is built under the shorter name
+		return []string{ref, "code-interpreter"}
 	}
-	found, err := t.store.Resolve("base")
-	if tartarus.Is(err, tartarus.NotFound) {
-		found, err = t.store.Resolve("tiny")
-	}
-	return forAPI(found), err
+	return []string{ref}
 }
 
 // List implements olympus.Templates.

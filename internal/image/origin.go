@@ -29,7 +29,9 @@ type origin struct {
 }
 
 // Recipes are the names that Spec.Recipe takes.
-func Recipes() []string { return []string{"base", "code-interpreter", "code-interpreter-v1", "tiny"} }
+func Recipes() []string {
+	return []string{"base", "code-interpreter", "code-interpreter-v1", "mcp-gateway", "tiny"}
+}
 
 // origin finds out what a spec asks for, without building anything.
 func (s *Store) origin(ctx context.Context, spec Spec) (origin, error) {
@@ -91,16 +93,27 @@ func (s *Store) recipe(spec Spec) (origin, error) {
 		if err != nil {
 			return origin{}, err
 		}
-		o.key = digestText(o.key, recipes.CodeInterpreter)
 		o.runs = Template{StartCmd: recipes.CodeInterpreterStart, ReadyCmd: recipes.CodeInterpreterReady}
-		packages := o.fill
-		o.fill = func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error) {
-			t, err := packages(ctx, w, progress)
-			return t, errors.Join(err, recipes.AddCodeInterpreter(w))
+		return o.with(recipes.CodeInterpreter, recipes.AddCodeInterpreter), nil
+	case "mcp-gateway":
+		o, err := s.debian(spec, nil)
+		if err != nil {
+			return origin{}, err
 		}
-		return o, nil
+		return o.with(recipes.MCPGateway, recipes.AddMCPGateway), nil
 	}
 	return origin{}, tartarus.Errorf(tartarus.NotFound, "there is no recipe %q", spec.Recipe)
+}
+
+// with is o with a program of ours besides its packages.
+func (o origin) with(program string, add func(*erofs.Writer) error) origin {
+	o.key = digestText(o.key, program)
+	packages := o.fill
+	o.fill = func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error) {
+		t, err := packages(ctx, w, progress)
+		return t, errors.Join(err, add(w))
+	}
+	return o
 }
 
 // debian is an image of Debian packages: those of base, those of a recipe, and those the caller wants besides.

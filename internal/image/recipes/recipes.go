@@ -38,3 +38,17 @@ func AddCodeInterpreter(w *erofs.Writer) error {
 		Path: codeInterpreterPath, Mode: erofs.TypeRegular | 0o644, ModTime: rootfs.Time, Size: int64(len(CodeInterpreter)),
 	}, strings.NewReader(CodeInterpreter))
 }
+
+const mcpGatewayPath = "usr/bin/mcp-gateway"
+
+// MCPGateway is the program that SDKs start to serve MCP servers of a sandbox under one address, in Python.
+//
+//go:embed mcp_gateway.py
+var MCPGateway string
+
+// AddMCPGateway puts the gateway into w.
+func AddMCPGateway(w *erofs.Writer) error {
+	return w.Add(erofs.Entry{
+		Path: mcpGatewayPath, Mode: erofs.TypeRegular | 0o755, ModTime: rootfs.Time, Size: int64(len(MCPGateway)),
+	}, strings.NewReader(MCPGateway))
+}
