@@ -111,6 +111,9 @@ func (st *stack) templates(ctx context.Context, o options) error {
 		if l.template != "" && !slices.Contains(names, l.template) {
 			names = append(names, l.template)
 		}
+		if l.pkg == "e2b" && !o.quick && !slices.Contains(names, "mcp-gateway") {
+			names = append(names, "mcp-gateway")
+		}
 	}
 	for _, name := range names {
 		if err := st.template(ctx, o, name); err != nil {

@@ -4,6 +4,7 @@ import e2b
 import pytest
 
 import lane
+import server
 from e2bsdk import Sandbox, Template
 from lane import until
 from marks import fails, works
@@ -103,8 +104,43 @@ async def test_mcp(sbx):
         await Sandbox.create(metadata=lane.MARK, mcp={"nothing": {}})
 
 
-@works("Sandbox.get_mcp_token")
-async def test_mcp_token_of_a_gateway(make):
-    sandbox = await make()
-    await sandbox.files.write("/etc/mcp-gateway/.token", "the token", user="root")
-    assert await sandbox.get_mcp_token() == "the token"
+# A server of the Model Context Protocol, as far as a gateway needs it.
+MCP_SERVER = """
+import json, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if "id" in m:
+        result = {"initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "s", "version": "1"}},
+                  "tools/list": {"tools": [{"name": "double", "inputSchema": {"type": "object"}}]},
+                  "tools/call": {"content": [{"type": "text", "text": str(2 * m.get("params", {}).get("arguments", {}).get("n", 0))}]}}[m["method"]]
+        print(json.dumps({"jsonrpc": "2.0", "id": m["id"], "result": result}), flush=True)
+"""
+
+
+def mcp(url, token, method, **params):
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    return server.edge(url, method="POST", json=body, headers={"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"})
+
+
+@works("Sandbox.create", "Sandbox.get_mcp_url", "Sandbox.get_mcp_token")
+@fails("Sandbox.create")
+async def test_mcp_gateway():
+    if not any("mcp-gateway" in t["aliases"] for t in server.api("GET", "/templates").json()):
+        pytest.skip("n/a: the template mcp-gateway was not built for this run")
+    with pytest.raises(e2b.SandboxException, match="MCP gateway|mcp-gateway"):
+        await Sandbox.create(metadata=lane.MARK, timeout=60, mcp={"nothing": {}})
+    sandbox = await Sandbox.create(metadata=lane.MARK, timeout=120, mcp={})
+    try:
+        url, token = await sandbox.get_mcp_url(), await sandbox.get_mcp_token()
+        assert mcp(url, token, "initialize", protocolVersion="2025-06-18").json()["result"]["capabilities"] == {"tools": {}}
+        assert mcp(url, "wrong", "ping").status_code == 401
+        assert await (await Sandbox.connect(sandbox.sandbox_id)).get_mcp_token() == token  # from its file
+        # With a server of the template's catalogue, in the way in which the package starts it.
+        await sandbox.commands.run("pkill -f '[m]cp-gateway --config'", user="root")
+        await sandbox.files.write("/opt/server.py", MCP_SERVER, user="root")
+        await sandbox.files.write("/etc/mcp-gateway/catalog/doubler.json", '{"runCmd":"exec python3 /opt/server.py"}', user="root")
+        await sandbox.commands.run("mcp-gateway --config '{\"doubler\":{}}'", user="root", envs={"GATEWAY_ACCESS_TOKEN": "mine"})
+        assert [t["name"] for t in mcp(url, "mine", "tools/list").json()["result"]["tools"]] == ["double"]
+        assert mcp(url, "mine", "tools/call", name="double", arguments={"n": 21}).json()["result"]["content"][0]["text"] == "42"
+    finally:
+        await sandbox.kill()
