@@ -80,15 +80,15 @@ func (t *Tree) close() error { return t.root.Close() }
 // clean makes a path one that os.Root takes.
 func clean(p string) (string, error) {
 	if len(p) > maxPath || strings.IndexByte(p, 0) >= 0 {
-		return "", tartarus.Errorf(tartarus.Invalid, "a path has at most %d bytes and no NUL", maxPath)
+		return "", tartarus.Errorf(tartarus.Invalid, "a path has at most %d bytes and no NUL: %w", maxPath, unix.EINVAL)
 	}
 	p = strings.TrimPrefix(path.Clean("/"+p), "/")
 	for part := range strings.SplitSeq(p, "/") {
 		if len(part) > maxPart {
-			return "", tartarus.Errorf(tartarus.Invalid, "a name in a path has at most %d bytes", maxPart)
+			return "", tartarus.Errorf(tartarus.Invalid, "a name in a path has at most %d bytes: %w", maxPart, unix.ENAMETOOLONG)
 		}
 		if strings.HasPrefix(part, temporary) {
-			return "", tartarus.Errorf(tartarus.Invalid, "names that begin with %s are the server's own", temporary)
+			return "", tartarus.Errorf(tartarus.Invalid, "names that begin with %s are the server's own: %w", temporary, unix.EPERM)
 		}
 	}
 	if p == "" {
