@@ -121,6 +121,8 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/store/s3/s3test", "internal/store/s3", "a real server for tests of the store and of snapshots"},
 
 	{"internal/guest/...", "internal/guest/...", "one agent in several parts"},
+	{"internal/guest/...", "internal/volume/wire", "files of a mounted volume come from the node"},
+	{"internal/volume", "internal/volume/wire", "guests ask for files"},
 	{"internal/guest/...", "api/gen/...", "the agent speaks the wire"},
 	{"internal/image/...", "internal/image/...", "one image builder in several parts"},
 	{"api/gen/...", "api/gen/...", "generated code"},

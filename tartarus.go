@@ -31,6 +31,7 @@ type Spec struct {
 	Env        map[string]string `json:"env,omitempty"`
 	Network    Network           `json:"network"`
 	Lifecycle  Lifecycle         `json:"lifecycle"`
+	Volumes    []VolumeMount     `json:"volumes,omitempty"`
 	Timeout    time.Duration     `json:"timeout"`
 	Runtime    string            `json:"runtime,omitempty"` // demanded runtime; empty lets the node choose
 	Secrets    Secrets           `json:"secrets"`
@@ -70,6 +71,13 @@ type Network struct {
 	PublicTraffic   bool   `json:"publicTraffic"`
 	MaskRequestHost string `json:"maskRequestHost,omitempty"`
 	HTTPSPorts      []int  `json:"httpsPorts,omitempty"`
+}
+
+// VolumeMount puts a volume into a sandbox.
+type VolumeMount struct {
+	ID   string `json:"id"`
+	Name string `json:"name"` // as it was asked for
+	Path string `json:"path"` // in the sandbox: absolute and clean
 }
 
 // Lifecycle says what happens when the time is up, and how it ends.

@@ -230,11 +230,15 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	volumes, err := d.nodeVolumes(p)
+	if err != nil {
+		return nil, err
+	}
 	return hecatoncheir.New(hecatoncheir.Config{
 		Snapshots: snapshots,
 		Name:      d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
 		Control: control, Journal: p.db.Journal(), Catalog: catalog,
-		Templates: known, Drivers: drivers, Slots: p.slots,
+		Templates: known, Drivers: drivers, Slots: p.slots, Volumes: volumes,
 		Capacity: capacity(d.cfg.Limits), MaxLive: d.cfg.Limits.MaxSandboxes, Starts: startsAtOnce(),
 		StartTime: startTime, Ephemeral: d.cfg.Ephemeral, Log: d.log,
 		Prepare: !d.cfg.Ephemeral || d.cfg.Warm.MemoryMB > 0,

@@ -3,6 +3,7 @@ package daemon
 import (
 	"path/filepath"
 
+	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/volume"
@@ -33,4 +34,33 @@ func (d *Daemon) openVolumes(store volume.Store, key *secret.Sealer, state strin
 		d.log.Warn("removed volumes leave files behind", "error", err)
 	}
 	return &olympus.Volumes{Store: store, Files: files, Tokens: tokens}, nil
+}
+
+// mountable gives the node agent the files of volumes.
+type mountable struct{ files *volume.Library }
+
+// Open implements hecatoncheir.Volumes.
+func (m mountable) Open(id string) (hecatoncheir.VolumeFiles, func(), error) {
+	tree, release, err := m.files.Open(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return tree, release, nil
+}
+
+// nodeVolumes is what sandboxes of this process can have mounted: of a control plane in the same process its own, on a node by itself
+// what the folder that the fleet shares has.
+func (d *Daemon) nodeVolumes(p *parts) (hecatoncheir.Volumes, error) {
+	if p.volumes != nil {
+		return mountable{p.volumes.Files}, nil
+	}
+	if d.cfg.VolumesDir == "" {
+		return nil, nil
+	}
+	files, err := volume.OpenLibrary(d.cfg.VolumesDir, d.cfg.Limits.MaxVolumeMB<<20)
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(closer(files))
+	return mountable{files}, nil
 }

@@ -40,6 +40,7 @@ func TestAccessTable(t *testing.T) {
 		"POST /terminate":                  {404, 404, 404},
 		"GET /logs":                        {404, 404, 404},
 		"GET /tunnel":                      {404, 404, 404},
+		"GET /volume":                      {404, 404, 404},
 		"GET /nothing":                     {401, 401, 404},
 		"DELETE /files":                    {401, 401, 405},
 		"GET /init":                        {401, 401, 405},

@@ -24,6 +24,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/guest/account"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/files"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/journal"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/mounted"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/process"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/settings"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/system"
@@ -81,6 +82,7 @@ type Agent struct {
 	settings  *settings.Store
 	processes *process.Manager
 	files     *files.Service
+	mounts    mounted.Mounts
 	handler   http.Handler
 
 	initialising sync.Mutex // one init at a time
@@ -147,6 +149,7 @@ func (a *Agent) Serve(ctx context.Context, listener net.Listener) error {
 	stopped := ctx.Err() != nil
 	cancel()
 	a.files.Close()
+	a.mounts.Close()
 	err = errors.Join(err, <-ended)
 	if stopped {
 		return nil

@@ -37,6 +37,7 @@ func (a *Agent) table() []route {
 		{"POST /terminate", host, a.terminate},
 		{"GET /logs", host, a.logs},
 		{"GET /tunnel", host, a.tunnel},
+		{"GET /volume", host, a.volume},
 		calls(processconnect.NewProcessHandler(process.Service{Manager: a.processes}, a.connectOptions()...)),
 		calls(filesystemconnect.NewFilesystemHandler(a.files, a.connectOptions()...)),
 	}

@@ -38,6 +38,7 @@ type Config struct {
 	Snapshots *snapshot.Store // what paused sandboxes are kept in; nil makes one in Dir
 	Drivers   []vmm.Driver    // in order of preference; the first usable one runs what demands none
 	Slots     *network.Pool   // nil only with drivers whose guests have no network and no agent
+	Volumes   Volumes         // nil where sandboxes can have none mounted
 	Capacity  tartarus.Resources
 	MaxLive   int           // sandboxes that may hold a machine at once
 	Starts    int           // machines brought up at once; more than the processors can do makes all of them slow

@@ -66,6 +66,7 @@ func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
 		h.cancel = stop
 		h.mu.Unlock()
 		go a.watch(watch, h)
+		a.serveVolumes(watch, h)
 		a.tell(h)
 		if e := r.Sandbox.Ending; e != nil {
 			return a.carryOn(ctx, h, e)

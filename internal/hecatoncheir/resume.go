@@ -143,6 +143,9 @@ func (a *Agent) bringAlive(ctx context.Context, h *held, t Template, m vmm.Machi
 
 // alive records that a sandbox runs.
 func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.Duration) error {
+	if err := a.mountVolumes(ctx, h); err != nil {
+		return err
+	}
 	now := time.Now()
 	if _, err := h.change(func(sb *tartarus.Sandbox) error {
 		sb.Driver, sb.Tier = d.Name(), a.support[d.Name()].Tier
@@ -176,5 +179,6 @@ func (a *Agent) settle(ctx context.Context, h *held) {
 	close(h.up)
 	h.mu.Unlock()
 	go a.watch(watch, h)
+	a.serveVolumes(watch, h)
 	a.rewind()
 }

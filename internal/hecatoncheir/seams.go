@@ -2,6 +2,7 @@ package hecatoncheir
 
 import (
 	"context"
+	"net"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,6 +33,18 @@ type Journal interface {
 	Put(ctx context.Context, id string, record []byte) error
 	Delete(ctx context.Context, id string) error
 	All(ctx context.Context) (map[string][]byte, error)
+}
+
+// Volumes opens the files of volumes for the sandboxes that have them mounted.
+type Volumes interface {
+	// Open opens a volume until release is called; one that is not there is tartarus.NotFound. Several may have it open.
+	Open(id string) (files VolumeFiles, release func(), err error)
+}
+
+// VolumeFiles answers what a guest asks about the files of one volume.
+type VolumeFiles interface {
+	// Serve answers over conn until either end closes it or ctx ends. Whatever comes, it leads to nothing outside of the volume.
+	Serve(ctx context.Context, conn net.Conn) error
 }
 
 // Templates finds the files of a template.

@@ -70,6 +70,9 @@ func answerListed(sb tartarus.Sandbox) api.ListedSandbox {
 			Snapshot: e.Snapshot, Notes: e.Notes,
 		}
 	}
+	for _, v := range sb.Volumes {
+		out.VolumeMounts = append(out.VolumeMounts, api.VolumeMount{Name: v.Name, Path: v.Path})
+	}
 	if out.Metadata == nil {
 		out.Metadata = map[string]string{}
 	}

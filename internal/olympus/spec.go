@@ -75,6 +75,9 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 			VCPU: int(pick(in.CPUCount, int64(template.VCPU))), MemoryMB: pick(in.MemoryMB, template.MemoryMB), DiskMB: pick(in.DiskSizeMB, template.DiskMB),
 		},
 	}
+	if spec.Volumes, err = s.volumeMounts(ctx, in.VolumeMounts, who); err != nil {
+		return tartarus.Spec{}, "", err
+	}
 	if len(template.Names) > 0 && (in.TemplateID == "" || in.TemplateID == template.ID) {
 		spec.Template = template.Names[0]
 	}
@@ -129,8 +132,6 @@ func (s *Server) checkCreate(in *createBody) error {
 		return tartarus.Errorf(tartarus.Invalid, "runtime is not the name of one")
 	case in.Tier != "" && !tartarus.Tier(in.Tier).AtLeast(tartarus.TierNone):
 		return tartarus.Errorf(tartarus.Invalid, "tier %q is none of user-kernel, emulated-vm, hardware-vm", in.Tier)
-	case len(in.VolumeMounts) > 0:
-		return unsupported("volumeMounts")
 	case isSet(in.IAM):
 		return unsupported("iam")
 	case !s.cfg.CanPause && isTrue(in.AutoPause):

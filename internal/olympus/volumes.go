@@ -3,8 +3,11 @@ package olympus
 import (
 	"context"
 	"net/http"
+	"path"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
@@ -193,4 +196,52 @@ type patientWriter struct {
 func (w patientWriter) Write(p []byte) (int, error) {
 	_ = w.rc.SetWriteDeadline(time.Now().Add(idleVolume)) // what cannot have one is a test
 	return w.ResponseWriter.Write(p)
+}
+
+// maxMounts bounds the volumes of one sandbox.
+const maxMounts = 16
+
+// volumeMounts finds the volumes that a create asks for.
+func (s *Server) volumeMounts(ctx context.Context, in []api.VolumeMount, who caller) ([]tartarus.VolumeMount, error) {
+	if len(in) == 0 {
+		return nil, nil
+	}
+	vs, err := s.volumes()
+	if err != nil {
+		return nil, err
+	}
+	if len(in) > maxMounts {
+		return nil, tartarus.Errorf(tartarus.Invalid, "volumeMounts may have %d entries, not %d", maxMounts, len(in))
+	}
+	var out []tartarus.VolumeMount
+	for _, m := range in {
+		if err := checkMountPath(m.Path); err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(out, func(o tartarus.VolumeMount) bool { return o.Path == m.Path }) {
+			return nil, tartarus.Errorf(tartarus.Invalid, "volumeMounts: two volumes at %s", m.Path)
+		}
+		v, err := vs.Store.Volume(ctx, who.key.Tenant, m.Name)
+		if tartarus.Is(err, tartarus.NotFound) {
+			return nil, tartarus.Errorf(tartarus.NotFound, "volumeMounts: there is no volume %.80q", m.Name)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, tartarus.VolumeMount{ID: v.ID, Name: v.Name, Path: m.Path})
+	}
+	return out, nil
+}
+
+// checkMountPath refuses places that a sandbox needs for itself.
+func checkMountPath(p string) error {
+	if len(p) > 1024 || !path.IsAbs(p) || path.Clean(p) != p || p == "/" || strings.ContainsFunc(p, unicode.IsControl) {
+		return tartarus.Errorf(tartarus.Invalid, "volumeMounts: path %.80q must be absolute, without . and .., and not the root", p)
+	}
+	for _, own := range []string{"/proc", "/sys", "/dev", "/run", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64"} {
+		if p == own || strings.HasPrefix(p, own+"/") && own != "/run" && own != "/usr" && own != "/etc" {
+			return tartarus.Errorf(tartarus.Invalid, "volumeMounts: %s is the sandbox's own", p)
+		}
+	}
+	return nil
 }

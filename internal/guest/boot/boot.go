@@ -18,6 +18,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest"
+	"github.com/tartarus-sandbox/tartarus/internal/guest/mounted"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/system"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/vmboot"
 )
@@ -35,6 +36,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(stderr)
 	flags.StringVar(&c.Listen, "listen", c.Listen, "address to serve on")
 	mounts := flags.Bool("mounts", false, "mount /proc, /sys, /dev, /run and /tmp where they are missing, and bring loopback up: for a machine whose first process this is")
+	volume := flags.String("volume", "", "be the helper that serves a volume mounted at this path")
 	version := flags.Bool("version", false, "print the version of the wire and end")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -49,6 +51,9 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	settle()
+	if *volume != "" {
+		return mounted.Helper(ctx, *volume)
+	}
 	c.Log = slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
 	if *mounts {
 		if err := system.Prepare(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/api/gen/filesystem/filesystemconnect"
 	"github.com/tartarus-sandbox/tartarus/api/gen/process/processconnect"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/hostapi"
+	"github.com/tartarus-sandbox/tartarus/internal/volume/wire"
 )
 
 // The bodies of host-only routes, under the names callers know them by.
@@ -332,12 +334,30 @@ func (c *Client) Tunnel(ctx context.Context, port int) (net.Conn, error) {
 	if err != nil {
 		return nil, transportError("tunnel", err)
 	}
-	tunnel, err := upgrade(ctx, conn, c.base+"/tunnel?port="+strconv.Itoa(port))
+	tunnel, err := upgrade(ctx, conn, c.base+"/tunnel?port="+strconv.Itoa(port), hostapi.TunnelProtocol)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return tunnel, nil
+}
+
+// Volume mounts a volume at a path of the guest, unless it is mounted there already, and gives the connection over which the guest
+// asks for its files.
+func (c *Client) Volume(ctx context.Context, path string) (net.Conn, error) {
+	if c.addr == "" {
+		return nil, tartarus.Errorf(tartarus.Unsupported, "a volume needs the guest's address")
+	}
+	conn, err := c.dial(ctx, "tcp", c.addr)
+	if err != nil {
+		return nil, transportError("mount volume", err)
+	}
+	files, err := upgrade(ctx, conn, c.base+"/volume?path="+url.QueryEscape(path), wire.Protocol)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return files, nil
 }
 
 // transportError words an error below HTTP: nobody answers there.

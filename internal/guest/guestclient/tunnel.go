@@ -8,17 +8,16 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
-	"github.com/tartarus-sandbox/tartarus/internal/guest/hostapi"
 )
 
 // upgrade turns a fresh connection to the agent into one to the port that url names.
-func upgrade(ctx context.Context, conn net.Conn, url string) (net.Conn, error) {
+func upgrade(ctx context.Context, conn net.Conn, url, protocol string) (net.Conn, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", hostapi.TunnelProtocol)
+	req.Header.Set("Upgrade", protocol)
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	if err := req.Write(conn); err != nil {
 		stop()
