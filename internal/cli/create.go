@@ -21,7 +21,7 @@ type wanted struct {
 	template, memory, disk, runtime, tier string
 	cpus                                  int64
 	timeout                               time.Duration
-	env, metadata, allow, deny            []string
+	env, metadata, allow, deny, volumes   []string
 	noNetwork, quiet, awake               bool
 	grace                                 time.Duration
 }
@@ -35,6 +35,7 @@ func (w *wanted) add(f *pflag.FlagSet) {
 	f.StringVar(&w.tier, "tier", "", "weakest isolation that will do: user-kernel, emulated-vm or hardware-vm")
 	f.StringArrayVarP(&w.env, "env", "e", nil, "environment variable NAME=VALUE, or NAME to pass on this one's (repeatable)")
 	f.StringArrayVar(&w.metadata, "metadata", nil, "metadata NAME=VALUE (repeatable)")
+	f.StringArrayVarP(&w.volumes, "volume", "v", nil, "volume NAME:PATH, to have it at an absolute path in the sandbox (repeatable)")
 	f.BoolVar(&w.noNetwork, "no-network", false, "nothing may leave the sandbox")
 	f.StringSliceVar(&w.allow, "allow", nil, "address, CIDR or domain that may be reached; everything else may not, unless --deny says what (repeatable)")
 	f.StringSliceVar(&w.deny, "deny", nil, "address or CIDR that may not be reached (repeatable)")
@@ -53,6 +54,13 @@ func (w *wanted) request(lookup func(string) (string, bool)) (api.NewSandbox, er
 	}
 	if in.EnvVars, err = environment(w.env, lookup); err != nil {
 		return in, err
+	}
+	for _, v := range w.volumes {
+		name, path, ok := strings.Cut(v, ":")
+		if !ok || name == "" || !strings.HasPrefix(path, "/") {
+			return in, fmt.Errorf("--volume %q: not NAME:/PATH", v)
+		}
+		in.VolumeMounts = append(in.VolumeMounts, api.VolumeMount{Name: name, Path: path})
 	}
 	if w.cpus < 0 {
 		return in, fmt.Errorf("--cpus %d: must be at least 1", w.cpus)

@@ -181,7 +181,7 @@ func (t *Tree) forgive(r *wire.Request, err error) error {
 	case wire.Unlink, wire.Rmdir:
 		done = errors.Is(err, unix.ENOENT)
 	case wire.Rename:
-		done = errors.Is(err, unix.ENOENT) && there(r.Other)
+		done = !there(r.Path) && there(r.Other)
 	}
 	if done {
 		return nil
