@@ -20,7 +20,16 @@ Tartarus speaks the wire protocol of the public E2B SDKs. Point them at your ser
 |---|---|
 | ` + "`E2B_API_KEY`" + ` | the content of ` + "`admin.key`" + ` in the server's data folder |
 | ` + "`E2B_API_URL`, `E2B_SANDBOX_URL`" + ` | ` + "`http://127.0.0.1:7300`" + `, both the same: no name has to resolve and no certificate is needed |
-| ` + "`E2B_DOMAIN`" + ` | instead of the two above ` + "`tartarus.localhost:7443`" + `, where names below it resolve and ` + "`ca/ca.pem`" + ` of the data folder is trusted (` + "`SSL_CERT_FILE`, `NODE_EXTRA_CA_CERTS`" + `) |
+| ` + "`E2B_DOMAIN`" + ` | instead of the two above ` + "`tartarus.localhost:7443`" + `, where names below it resolve and the server's certificate authority is trusted: ` + "`tartarus cert`" + ` prints it with the lines that trust it, [names.md](names.md) has more |
+
+| template | for |
+|---|---|
+| ` + "`tartarus template build base`" + ` | what the SDKs assume: bash, Python, Node.js, git, curl, sudo |
+| ` + "`tartarus template build code-interpreter`" + ` | the code interpreter packages; its kernel is Python's, other languages are refused |
+| ` + "`tartarus template build mcp-gateway`" + ` | ` + "`Sandbox.create(mcp=…)`" + `: repositories as ` + "`github/OWNER/REPO`" + `, and what the template has in ` + "`/etc/mcp-gateway/catalog`" + ` |
+
+In files, a user's calls reach everything in the sandbox, as programs expect: whoever may ask may also name root. What they make belongs to the user. Links that
+code in the sandbox has laid are followed only as far as the user may go.
 
 We are compatible with the E2B SDKs; E2B is a trademark of its owner and there is no affiliation.
 

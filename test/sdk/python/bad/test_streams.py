@@ -152,21 +152,29 @@ def test_a_line_of_a_hundred_megabytes(sbx):
     assert len(done["stdout"]) == 100_000_000
 
 
-def test_upload_of_300_megabytes(sbx):
-    """In constant memory, by a client that streams."""
+def test_upload_of_a_gigabyte(sbx):
+    """In constant memory, by a client that streams, and back again."""
     before, most, piece, total = memory(), 0.0, os.urandom(1 << 20), hashlib.sha256()
 
     def pieces():
         nonlocal most
-        for _ in range(300):
+        for _ in range(GIB >> 20):
             total.update(piece)
             most = max(most, memory())
             yield piece
 
     headers = {**sbx.headers(), "Content-Type": "application/octet-stream"}
-    res = server.CLIENT.post(f"{server.API}/files", params={"path": "/home/user/large"}, content=pieces(), headers=headers, timeout=120)
+    res = server.CLIENT.post(f"{server.API}/files", params={"path": "/home/user/large"}, content=pieces(), headers=headers, timeout=300)
     assert res.status_code == 200, res.text
-    assert sbx.start("sha256sum < /home/user/large; rm /home/user/large")["stdout"].split()[0].decode() == total.hexdigest()
+    back = hashlib.sha256()
+    with server.CLIENT.stream("GET", f"{server.API}/files", params={"path": "/home/user/large"}, headers=sbx.headers(), timeout=300) as res:
+        assert res.headers["Content-Length"] == str(GIB)
+        for n, part in enumerate(res.iter_raw()):
+            back.update(part)
+            if n % 64 == 0:
+                most = max(most, memory())
+    assert back.hexdigest() == total.hexdigest()
+    assert sbx.start("rm /home/user/large")["end"]["exited"]
     assert most - before < 100, f"the server grew by {most - before:.0f} MiB"
 
 
