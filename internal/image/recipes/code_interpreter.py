@@ -33,6 +33,7 @@ MAX_CONTEXTS = 64
 START_SECONDS = 60
 LANGUAGES = {"python": "python3", "python3": "python3", "py": "python3"}
 AGENT_ENVS = "http://127.0.0.1:49983/envs"
+IDENTITY = os.environ.get("CODE_INTERPRETER_IDENTITY", "/run/e2b/.E2B_SANDBOX_ID")
 
 # Runs in every new kernel: tables also come as data, for clients that draw them themselves.
 PRELUDE = """
@@ -69,11 +70,32 @@ _set({!r})
 del _set
 """
 
+# Runs when a kernel finds itself in another sandbox than before: sandboxes begin as copies of one that was prepared, and forks of one
+# another, and random numbers must not be the same in all of them.
+RESEED = """
+def _reseed():
+    import random, sys
+    random.seed()
+    if 'numpy' in sys.modules:
+        sys.modules['numpy'].random.seed()
+_reseed()
+del _reseed
+"""
+
 MIME = {
     "text/plain": "text", "text/html": "html", "text/markdown": "markdown", "image/svg+xml": "svg", "image/png": "png",
     "image/jpeg": "jpeg", "application/pdf": "pdf", "text/latex": "latex", "application/json": "json",
     "application/javascript": "javascript", "e2b/data": "data", "e2b/chart": "chart",
 }
+
+
+def identity():
+    """Which sandbox this is."""
+    try:
+        with open(IDENTITY, encoding="utf-8") as f:
+            return f.read()
+    except OSError:
+        return ""
 
 
 class Refused(Exception):
@@ -106,6 +128,7 @@ class Context:
         self.language, self.cwd = language, cwd
         self.turn = asyncio.Lock()
         self.manager = self.client = None
+        self.identity = identity()
 
     def describe(self):
         return {"id": self.id, "language": self.language, "cwd": self.cwd}
@@ -154,6 +177,11 @@ class Context:
             if kind == "status" and content["execution_state"] == "idle":
                 return
             yield kind, content
+
+    async def know_yourself(self):
+        if self.identity != (now := identity()):
+            await self.quiet(RESEED)
+            self.identity = now
 
     async def set_env(self, env):
         if env and await self.manager.is_alive():
@@ -329,6 +357,7 @@ class Execute(Handler):
     async def stream(self, context, code, env):
         before = {name: os.environ.get(name) for name in env}
         try:
+            await context.know_yourself()
             await context.set_env(env)
             async for line in context.execute(code):
                 self.write(json.dumps(line) + "\n")

@@ -42,7 +42,7 @@ func server(t *testing.T) string {
 	}
 	var log bytes.Buffer
 	cmd := exec.Command(python, program)
-	cmd.Env = append(os.Environ(), "CODE_INTERPRETER_PORT="+port, "HOME="+dir, "IPYTHONDIR="+dir, "MPLCONFIGDIR="+dir)
+	cmd.Env = append(os.Environ(), "CODE_INTERPRETER_PORT="+port, "HOME="+dir, "IPYTHONDIR="+dir, "MPLCONFIGDIR="+dir, "CODE_INTERPRETER_IDENTITY="+identityFile())
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -74,6 +74,11 @@ func server(t *testing.T) string {
 			t.Fatalf("it did not come up: %v\n%s", err, log.String())
 		}
 	}
+}
+
+// identityFile says which sandbox the server is in. Tests share it, one after the other.
+func identityFile() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("tartarus-identity-%d", os.Getpid()))
 }
 
 type lineOf struct {
@@ -168,6 +173,7 @@ func TestCodeInterpreter(t *testing.T) {
 	t.Run("rich results", func(t *testing.T) { rich(t, url) })
 	t.Run("contexts", func(t *testing.T) { contexts(t, url) })
 	t.Run("refusals", func(t *testing.T) { refusals(t, url) })
+	t.Run("another sandbox", func(t *testing.T) { becomesAnother(t, url) })
 	t.Run("client goes away", func(t *testing.T) { goesAway(t, url) })
 	t.Run("kernel dies", func(t *testing.T) {
 		if got := short(execute(t, url, map[string]any{"code": "import os; os._exit(3)"})); !strings.HasPrefix(got, "error KernelDied") {
@@ -320,5 +326,27 @@ func goesAway(t *testing.T, url string) {
 	}
 	if got := short(execute(t, url, map[string]any{"code": "import os; os.environ.get('GONE', 'unset')"})); got != `result(true)"unset"` {
 		t.Errorf("variables of what was stopped: %s", got)
+	}
+}
+
+// becomesAnother expects a copy of a sandbox to have random numbers of its own.
+func becomesAnother(t *testing.T, url string) {
+	t.Cleanup(func() { os.Remove(identityFile()) })
+	next := func() string {
+		return short(execute(t, url, map[string]any{"code": "import random; random.seed(7); 'seeded'"})) + short(execute(t, url, map[string]any{"code": "random.random()"}))
+	}
+	const same = `result(true)"seeded"result(true)"0.32383276483316237"`
+	if got := next(); got != same {
+		t.Fatalf("before: %s", got)
+	}
+	execute(t, url, map[string]any{"code": "random.seed(7)"})
+	if err := os.WriteFile(identityFile(), []byte("another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := short(execute(t, url, map[string]any{"code": "random.random()"})); got == `result(true)"0.32383276483316237"` || !strings.HasPrefix(got, "result(true)") {
+		t.Errorf("the copy draws %s", got)
+	}
+	if got := next(); got != same {
+		t.Errorf("afterwards: %s", got)
 	}
 }

@@ -129,6 +129,13 @@ async def test_contexts(sbx):
     assert context.id not in [c.id for c in await sbx.list_code_contexts()]
 
 
+@works("code.run_code")
+async def test_sandboxes_draw_random_numbers_of_their_own(make_code):
+    """Although they begin as copies of one that was prepared."""
+    drawn = [(await (await make_code()).run_code("import random; random.random()")).text for _ in range(2)]
+    assert drawn[0] != drawn[1] and all(0 < float(one) < 1 for one in drawn)
+
+
 @fails("code.create_code_context", "code.restart_code_context", "code.remove_code_context", "code.run_code")
 async def test_refused(sbx):
     for language in "no-such-language", "javascript":  # what this template's kernel does not have is refused, not run as Python
