@@ -44,6 +44,8 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/olympus", "internal/judges", "creates are judged"},
 	{"internal/olympus", "internal/phlegethon", "creates are placed"},
 	{"internal/olympus", "internal/snapshot", "what names a snapshot may have"},
+	{"internal/olympus", "internal/shelf", "tenants are kept there"},
+	{"internal/tenant", "internal/shelf", "tenants and the uses of keys are small shared records"},
 	{"internal/olympus", "internal/tenant", "requests are authenticated"},
 	{"internal/olympus", "internal/secret", "secrets are kept for tenants"},
 	{"internal/olympus", "internal/volume", "volumes are kept for tenants"},

@@ -77,3 +77,59 @@ func (c *Client) TrustAuditKey(ctx context.Context, id string, trust bool) error
 	}
 	return c.do(ctx, method, "/audit/keys/"+url.PathEscape(id), nil, nil, nil, nil)
 }
+
+// Tenants lists the tenants; it needs an operator's key.
+func (c *Client) Tenants(ctx context.Context) (out []api.Tenant, err error) {
+	err = c.do(ctx, http.MethodGet, "/tenants", nil, nil, nil, &out)
+	return out, err
+}
+
+// Tenant describes a tenant.
+func (c *Client) Tenant(ctx context.Context, name string) (out *api.Tenant, err error) {
+	err = c.do(ctx, http.MethodGet, "/tenants/"+url.PathEscape(name), nil, nil, nil, &out)
+	return out, err
+}
+
+// CreateTenant enters a tenant; it needs an admin's key.
+func (c *Client) CreateTenant(ctx context.Context, in api.NewTenant) (out *api.Tenant, err error) {
+	err = c.do(ctx, http.MethodPost, "/tenants", nil, nil, in, &out)
+	return out, err
+}
+
+// ChangeTenant changes what in names.
+func (c *Client) ChangeTenant(ctx context.Context, name string, in api.TenantChange) (out *api.Tenant, err error) {
+	err = c.do(ctx, http.MethodPatch, "/tenants/"+url.PathEscape(name), nil, nil, in, &out)
+	return out, err
+}
+
+// RemoveTenant forgets a tenant without keys and sandboxes.
+func (c *Client) RemoveTenant(ctx context.Context, name string) error {
+	return c.do(ctx, http.MethodDelete, "/tenants/"+url.PathEscape(name), nil, nil, nil, nil)
+}
+
+// Keys lists API keys, of one tenant or, with an empty name, of all; it needs an admin's key.
+func (c *Client) Keys(ctx context.Context, tenant string) (out []api.Key, err error) {
+	q := url.Values{}
+	if tenant != "" {
+		q.Set("tenant", tenant)
+	}
+	err = c.do(ctx, http.MethodGet, "/keys", q, nil, nil, &out)
+	return out, err
+}
+
+// CreateKey makes an API key; its secret is in the answer.
+func (c *Client) CreateKey(ctx context.Context, in api.NewKey) (out *api.Key, err error) {
+	err = c.do(ctx, http.MethodPost, "/keys", nil, nil, in, &out)
+	return out, err
+}
+
+// RotateKey makes a key that takes the place of another one, which works for the grace still.
+func (c *Client) RotateKey(ctx context.Context, id string, in api.KeyRotation) (out *api.Key, err error) {
+	err = c.do(ctx, http.MethodPost, "/keys/"+url.PathEscape(id)+"/rotations", nil, nil, in, &out)
+	return out, err
+}
+
+// RevokeKey ends a key.
+func (c *Client) RevokeKey(ctx context.Context, id string) error {
+	return c.do(ctx, http.MethodDelete, "/keys/"+url.PathEscape(id), nil, nil, nil, nil)
+}

@@ -56,7 +56,7 @@ type Record struct {
 
 // Actor is who acts.
 type Actor struct {
-	Kind    string `json:"kind"`              // key, agent-token, nobody or system
+	Kind    string `json:"kind"`              // key, agent-token, volume-token, nobody or system
 	ID      string `json:"id,omitempty"`      // of the key; never the secret
 	Name    string `json:"name,omitempty"`    // of the key
 	Role    string `json:"role,omitempty"`    // of the key
@@ -68,8 +68,9 @@ type Actor struct {
 const (
 	ByKey    = "key"
 	ByToken  = "agent-token" // whoever holds the token of a sandbox's agent
-	ByNobody = "nobody"      // no valid credential
-	BySystem = "system"      // Tartarus itself
+	ByVolume = "volume-token"
+	ByNobody = "nobody" // no valid credential
+	BySystem = "system" // Tartarus itself
 )
 
 // Object is what is acted on.

@@ -272,7 +272,7 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 		return err
 	}
 	p.api, err = olympus.New(olympus.Config{
-		Audit: p.law.log, Sealer: p.law.sealer,
+		Audit: p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf,
 		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
 		Secrets: p.secrets, Volumes: p.volumes, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,

@@ -47,15 +47,29 @@ var actions = map[string]action{
 	"POST /secrets/{secretID}":   {name: "secret.update", object: "secret", param: "secretID"},
 	"DELETE /secrets/{secretID}": {name: "secret.delete", object: "secret", param: "secretID"},
 
-	"POST /fleet/tokens":          {name: "fleet.token", object: "fleet"},
-	"DELETE /nodes/{node}":        {name: "node.remove", object: "node", param: "node"},
-	"POST /nodes/{node}/cordon":   {name: "node.cordon", object: "node", param: "node"},
-	"POST /nodes/{node}/uncordon": {name: "node.uncordon", object: "node", param: "node"},
-	"POST /nodes/{node}/drain":    {name: "node.drain", object: "node", param: "node"},
-	"PATCH /nodes/{node}/labels":  {name: "node.label", object: "node", param: "node"},
-	"POST /queue/purge":           {name: "queue.purge", object: "queue"},
-	"POST /queue/{job}/requeue":   {name: "queue.requeue", object: "job", param: "job"},
-	"POST /queue/{job}/cancel":    {name: "queue.cancel", object: "job", param: "job"},
+	"POST /fleet/tokens":                    {name: "fleet.token", object: "fleet"},
+	"DELETE /nodes/{node}":                  {name: "node.remove", object: "node", param: "node"},
+	"POST /nodes/{node}/cordon":             {name: "node.cordon", object: "node", param: "node"},
+	"POST /nodes/{node}/uncordon":           {name: "node.uncordon", object: "node", param: "node"},
+	"POST /nodes/{node}/drain":              {name: "node.drain", object: "node", param: "node"},
+	"PATCH /nodes/{node}/labels":            {name: "node.label", object: "node", param: "node"},
+	"POST /queue/purge":                     {name: "queue.purge", object: "queue"},
+	"POST /queue/{job}/requeue":             {name: "queue.requeue", object: "job", param: "job"},
+	"POST /queue/{job}/cancel":              {name: "queue.cancel", object: "job", param: "job"},
+	"POST /volumes":                         {name: "volume.create", object: "volume"},
+	"DELETE /volumes/{volumeID}":            {name: "volume.delete", object: "volume", param: "volumeID"},
+	"GET /volumecontent/{volumeID}/file":    {name: "volume.read", object: "volume", param: "volumeID", read: true},
+	"PUT /volumecontent/{volumeID}/file":    {name: "volume.write", object: "volume", param: "volumeID"},
+	"POST /volumecontent/{volumeID}/dir":    {name: "volume.write", object: "volume", param: "volumeID"},
+	"PATCH /volumecontent/{volumeID}/path":  {name: "volume.write", object: "volume", param: "volumeID"},
+	"DELETE /volumecontent/{volumeID}/path": {name: "volume.write", object: "volume", param: "volumeID"},
+
+	"POST /tenants":                {name: "tenant.create", object: "tenant"},
+	"PATCH /tenants/{tenant}":      {name: "tenant.change", object: "tenant", param: "tenant"},
+	"DELETE /tenants/{tenant}":     {name: "tenant.delete", object: "tenant", param: "tenant"},
+	"POST /keys":                   {name: "key.create", object: "key"},
+	"POST /keys/{keyID}/rotations": {name: "key.rotate", object: "key", param: "keyID"},
+	"DELETE /keys/{keyID}":         {name: "key.revoke", object: "key", param: "keyID"},
 
 	"GET /audit":                 {name: "audit.read", object: "audit", read: true},
 	"GET /audit/export":          {name: "audit.export", object: "audit"},
@@ -100,6 +114,9 @@ func (rec *recorder) actOf(rt route, r *http.Request, who caller) *act {
 	out := &act{action: a, log: rec.log, record: audit.Record{
 		Action: a.name, Actor: actor(r, who), Object: audit.Object{Kind: a.object}, Request: who.request, Tenant: who.key.Tenant,
 	}}
+	if rt.role == byVolume {
+		out.record.Actor.Kind = audit.ByVolume
+	}
 	switch {
 	case a.param != "":
 		// What a client wrote there and is no id may be anything, a credential too.

@@ -26,6 +26,8 @@ const knownKeys = 4096
 // gate lets requests in: it knows who asks and how often.
 type gate struct {
 	store tenant.Store
+	dir   *tenants
+	usage *tenant.Usage
 	rate  rate.Limit
 	burst int
 
@@ -34,9 +36,16 @@ type gate struct {
 	limiters *recent.Cache[string, *rate.Limiter]
 }
 
-func newGate(store tenant.Store, perSecond float64, burst int) *gate {
+// forget drops what is remembered of keys, so that a change counts at once on the replica that made it.
+func (g *gate) forget() {
+	g.known.Clear()
+	g.unknown.Clear()
+	g.limiters.Clear()
+}
+
+func newGate(store tenant.Store, dir *tenants, usage *tenant.Usage, perSecond float64, burst int) *gate {
 	return &gate{
-		store: store, rate: rate.Limit(perSecond), burst: burst,
+		store: store, dir: dir, usage: usage, rate: rate.Limit(perSecond), burst: burst,
 		known:    recent.New[[sha256.Size]byte, tenant.Key](knownKeys, keyTTL),
 		unknown:  recent.New[[sha256.Size]byte, struct{}](knownKeys, keyTTL),
 		limiters: recent.New[string, *rate.Limiter](knownKeys, time.Hour),
@@ -45,6 +54,8 @@ func newGate(store tenant.Store, perSecond float64, burst int) *gate {
 
 var errNoKey = &tartarus.Error{Kind: tartarus.Unauthenticated, Message: "an API key is needed: send it as X-API-KEY"}
 var errBadKey = &tartarus.Error{Kind: tartarus.Unauthenticated, Message: "the API key is not valid"}
+
+var errDisabled = &tartarus.Error{Kind: tartarus.Unauthenticated, Code: "tenant_disabled", Message: "the tenant of the API key is disabled"}
 
 // secretOf takes the API key from a request.
 func secretOf(h http.Header) string {
@@ -91,6 +102,16 @@ func (g *gate) authenticate(ctx context.Context, h http.Header, now time.Time) (
 	if !k.Valid(now) {
 		return tenant.Key{}, errBadKey
 	}
+	t, err := g.dir.find(ctx, k.Tenant, now)
+	if err != nil {
+		return tenant.Key{}, err
+	}
+	if t.Disabled {
+		return tenant.Key{}, errDisabled
+	}
+	if g.usage != nil {
+		g.usage.Used(k.ID, now)
+	}
 	return k, nil
 }
 
@@ -110,12 +131,16 @@ func keyShaped(s string) bool {
 
 // admit counts a request against its key's rate.
 func (g *gate) admit(k tenant.Key, now time.Time) error {
-	if g.rate < 0 {
+	if g.rate < 0 && k.Rate == 0 {
 		return nil
 	}
 	l, ok := g.limiters.Get(k.ID, now)
 	if !ok {
-		l = rate.NewLimiter(g.rate, g.burst)
+		per, burst := g.rate, g.burst
+		if k.Rate > 0 {
+			per, burst = rate.Limit(k.Rate), max(1, k.Burst, int(k.Rate))
+		}
+		l = rate.NewLimiter(per, burst)
 		g.limiters.Put(k.ID, l, now)
 	}
 	r := l.ReserveN(now, 1)

@@ -32,7 +32,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // sweep does one round of the janitor's work.
 func (s *Server) sweep(ctx context.Context, now time.Time) error {
-	for _, step := range []func(context.Context, time.Time) error{s.forgetEnded, s.endStranded, s.endLost, s.purgeJobs} {
+	for _, step := range []func(context.Context, time.Time) error{s.flushUsage, s.forgetEnded, s.endStranded, s.endLost, s.purgeJobs} {
 		if err := step(ctx, now); err != nil {
 			return err
 		}

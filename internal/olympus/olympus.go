@@ -17,6 +17,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
+	"github.com/tartarus-sandbox/tartarus/internal/shelf"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
 )
 
@@ -35,6 +36,8 @@ type Config struct {
 	// Volumes is storage that outlives sandboxes; nil keeps none.
 	Volumes *Volumes
 
+	// Shelf keeps tenants and when keys were used; nil keeps neither.
+	Shelf shelf.Store
 	// Audit is told of every decision and act before it takes effect, and Sealer signs what it wrote. Nil records nothing.
 	Audit  *audit.Log
 	Sealer *audit.Sealer
@@ -101,6 +104,8 @@ type Server struct {
 	cfg       Config
 	log       *slog.Logger
 	gate      *gate
+	tenants   *tenants
+	usage     *tenant.Usage // nil without a shelf
 	placer    *placer
 	templates *templateCache
 	totals    *totals
@@ -116,12 +121,16 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:       cfg,
 		log:       cfg.Log,
-		gate:      newGate(cfg.Keys, cfg.Rate, cfg.Burst),
 		placer:    newPlacer(cfg.Registry),
 		templates: newTemplateCache(cfg.Templates),
 		totals:    newTotals(cfg.Registry),
 		recorder:  newRecorder(cfg.Audit),
 	}
+	s.tenants = newTenants(cfg.Shelf)
+	if cfg.Shelf != nil {
+		s.usage = tenant.NewUsage(cfg.Shelf)
+	}
+	s.gate = newGate(cfg.Keys, s.tenants, s.usage, cfg.Rate, cfg.Burst)
 	s.handler = s.router()
 	return s, nil
 }

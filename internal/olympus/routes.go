@@ -55,6 +55,16 @@ var routes = []route{
 	{"PUT", "/audit/keys/{keyID}", tenant.Admin, (*Server).trustAuditKey},
 	{"DELETE", "/audit/keys/{keyID}", tenant.Admin, (*Server).distrustAuditKey},
 
+	{"POST", "/tenants", tenant.Admin, (*Server).createTenant},
+	{"GET", "/tenants", tenant.Operator, (*Server).listTenants},
+	{"GET", "/tenants/{tenant}", tenant.Operator, (*Server).getTenant},
+	{"PATCH", "/tenants/{tenant}", tenant.Admin, (*Server).changeTenant},
+	{"DELETE", "/tenants/{tenant}", tenant.Admin, (*Server).deleteTenant},
+	{"POST", "/keys", tenant.Admin, (*Server).createKey},
+	{"GET", "/keys", tenant.Admin, (*Server).listKeys},
+	{"POST", "/keys/{keyID}/rotations", tenant.Admin, (*Server).rotateKey},
+	{"DELETE", "/keys/{keyID}", tenant.Admin, (*Server).revokeKey},
+
 	{"POST", "/sandboxes", tenant.Developer, (*Server).createV1},
 	{"POST", "/v2/sandboxes", tenant.Developer, (*Server).createV2},
 	{"GET", "/sandboxes", tenant.Reader, (*Server).listV1},

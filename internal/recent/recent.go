@@ -68,6 +68,13 @@ func (c *Cache[K, V]) Drop(k K) {
 	delete(c.old, k)
 }
 
+// Clear forgets everything.
+func (c *Cache[K, V]) Clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.young, c.old = map[K]entry[V]{}, nil
+}
+
 // Len is how many values are held, good or not.
 func (c *Cache[K, V]) Len() int {
 	c.mu.Lock()

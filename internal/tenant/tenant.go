@@ -36,7 +36,10 @@ type Key struct {
 	Tenant    string    `json:"tenant"`
 	Name      string    `json:"name,omitempty"`
 	Role      Role      `json:"role"`
-	Exec      bool      `json:"exec"` // may run processes and touch files in sandboxes
+	Exec      bool      `json:"exec"`               // may run processes and touch files in sandboxes
+	Rate      float64   `json:"rate,omitempty"`     // requests per second; 0 is what the server allows every key
+	Burst     int       `json:"burst,omitempty"`    // requests at once; 0 goes with Rate
+	Replaces  string    `json:"replaces,omitempty"` // id of the key that was rotated into this one
 	CreatedAt time.Time `json:"createdAt"`
 	ExpiresAt time.Time `json:"expiresAt,omitzero"`
 	RevokedAt time.Time `json:"revokedAt,omitzero"`

@@ -58,7 +58,7 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 	s.openAudit(t)
 	registry, marks := hades.WithMarks(db.Registry(), db.Vault())
 	cfg := olympus.Config{
-		Audit: s.Audit, Sealer: s.Sealer,
+		Audit: s.Audit, Sealer: s.Sealer, Shelf: db.Shelf(),
 		Registry: registry, Marks: marks, Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
 		Templates: Templates{
 			"base": {ID: "basetemplateid000000", BuildID: "b1", Names: []string{"base"}, VCPU: 2, MemoryMB: 512, DiskMB: 1024, Public: true},
@@ -121,14 +121,17 @@ func (s *Stack) run(t testing.TB) {
 func (s *Stack) addKeys(t testing.TB) {
 	past := time.Now().Add(-time.Hour)
 	for name, k := range map[string]tenant.Key{
-		"admin":     {Role: tenant.Admin, Exec: true, Tenant: tenant.Default},
-		"operator":  {Role: tenant.Operator, Exec: true, Tenant: tenant.Default},
-		"developer": {Role: tenant.Developer, Exec: true, Tenant: tenant.Default},
-		"noexec":    {Role: tenant.Developer, Tenant: tenant.Default},
-		"reader":    {Role: tenant.Reader, Tenant: tenant.Default},
-		"other":     {Role: tenant.Developer, Exec: true, Tenant: "other"},
-		"expired":   {Role: tenant.Admin, Exec: true, Tenant: tenant.Default, ExpiresAt: past},
-		"revoked":   {Role: tenant.Admin, Exec: true, Tenant: tenant.Default, RevokedAt: past},
+		"admin":          {Role: tenant.Admin, Exec: true, Tenant: tenant.Default},
+		"operator":       {Role: tenant.Operator, Exec: true, Tenant: tenant.Default},
+		"developer":      {Role: tenant.Developer, Exec: true, Tenant: tenant.Default},
+		"noexec":         {Role: tenant.Developer, Tenant: tenant.Default},
+		"reader":         {Role: tenant.Reader, Tenant: tenant.Default},
+		"other-admin":    {Role: tenant.Admin, Exec: true, Tenant: "other"},
+		"other-operator": {Role: tenant.Operator, Exec: true, Tenant: "other"},
+		"other-reader":   {Role: tenant.Reader, Tenant: "other"},
+		"other":          {Role: tenant.Developer, Exec: true, Tenant: "other"},
+		"expired":        {Role: tenant.Admin, Exec: true, Tenant: tenant.Default, ExpiresAt: past},
+		"revoked":        {Role: tenant.Admin, Exec: true, Tenant: tenant.Default, RevokedAt: past},
 	} {
 		secret := tenant.NewSecret()
 		k.ID, k.Name, k.Hash, k.CreatedAt = name, name, tenant.HashSecret(secret), past
