@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
 export TARTARUS_BIN := $(CURDIR)/bin/tartarus
 
-.PHONY: test-vm build embedded demo test prerequisites lint test-race fuzz test-host test-e2e test-sdk test-sdk-quick test-fleet bench clean
+.PHONY: test-vm build embedded demo test prerequisites lint test-race fuzz test-host test-e2e test-integrity test-sdk test-sdk-quick test-fleet bench clean
 
 build: embedded ## bin/tartarus, with the guest agent and the tiny userland inside
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/tartarus ./cmd/tartarus
@@ -57,6 +57,9 @@ test-e2e: build ## the built program as its users run it
 FUZZTIME ?= 3s
 fuzz: ## every fuzz target for FUZZTIME, from its saved corpus
 	GO=$(GO) test/fuzz.sh $(FUZZTIME)
+
+test-integrity: build ## 20 cycles of pause and resume under a server that is killed, everything hashed
+	TARTARUS_INTEGRITY_CYCLES=20 $(GO) test -timeout 30m -count 1 -v -run '^TestIntegrity$$' ./test/e2e
 
 test-sdk: build ## every method of the published SDKs, newest and older releases
 	$(GO) run ./test/sdk

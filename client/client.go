@@ -87,7 +87,12 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 		body = bytes.NewReader(raw)
 	}
 	u := *c.base
-	u.Path += path
+	if plain, err := url.PathUnescape(path); err == nil && plain != path { // a name in it has a slash of its own
+		u.RawPath = u.EscapedPath() + path
+		u.Path += plain
+	} else {
+		u.Path += path
+	}
 	u.RawQuery = query.Encode()
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {

@@ -178,11 +178,6 @@ func (c *Client) Connect(ctx context.Context, id string, d time.Duration) (*api.
 	return &out, nil
 }
 
-// Pause writes a running sandbox to disk and frees its memory; Connect brings it back.
-func (c *Client) Pause(ctx context.Context, id string) error {
-	return c.do(ctx, http.MethodPost, "/sandboxes/"+url.PathEscape(id)+"/pause", nil, nil, api.PauseRequest{}, nil)
-}
-
 // SetNetwork replaces the egress rules of a sandbox; what is absent is cleared.
 func (c *Client) SetNetwork(ctx context.Context, id string, n api.NetworkConfig) error {
 	return c.do(ctx, http.MethodPut, "/sandboxes/"+url.PathEscape(id)+"/network", nil, nil, n, nil)

@@ -28,6 +28,7 @@ type Config struct {
 	N           int
 	Concurrency int
 	Warm        bool      // sandboxes are claimed, not made
+	MemoryMB    int64     // that a forked sandbox has touched
 	Progress    io.Writer // a line now and then; nil for none
 }
 

@@ -24,6 +24,8 @@ Quote ratios: absolute times drift with the load of the machine. A run in which 
 		e.benchVerb("create", "From the create request to the first command's output", 50, bench.Create),
 		e.benchVerb("exec", "One echo through API and agent", 200, bench.Exec),
 		e.benchVerb("density", "What idle sandboxes cost in memory and processor time", 100, bench.Density),
+		e.benchVerb("resume", "From the resume request to the first command's output", 30, bench.Resume),
+		e.benchVerb("fork", "How long a sandbox stands still for a fork, and how long n clones take", 8, bench.Fork),
 		e.benchVerb("edge", "A download from a server inside a sandbox", 10, bench.Edge),
 	)
 	return cmd
@@ -62,6 +64,9 @@ func (e *Env) benchVerb(name, short string, n int, run func(context.Context, ben
 	}
 	cmd.Flags().IntVarP(&cfg.N, "n", "n", n, "how many")
 	cmd.Flags().StringVar(&cfg.Template, "template", "tiny", "template of the sandboxes")
+	if name == "fork" {
+		cmd.Flags().Int64Var(&cfg.MemoryMB, "memory", 64, "MB of memory that the sandbox has touched")
+	}
 	if name == "create" {
 		cmd.Flags().IntVar(&cfg.Concurrency, "concurrency", 1, "how many at once")
 		cmd.Flags().BoolVar(&cfg.Warm, "warm", false, "with a warm pool: sandboxes are claimed, not made")

@@ -164,7 +164,7 @@ func (e *Env) root() *cobra.Command {
 
 // commands in the order in which help shows them.
 var commands = []func(*Env) *cobra.Command{
-	runCommand, upCommand, olympusCommand, hecatoncheirCommand, createCommand, execCommand, cpCommand, psCommand, inspectCommand, logsCommand, metricsCommand, urlCommand, timeoutCommand, pauseCommand, resumeCommand, killCommand,
+	runCommand, upCommand, olympusCommand, hecatoncheirCommand, createCommand, execCommand, cpCommand, psCommand, inspectCommand, logsCommand, metricsCommand, urlCommand, timeoutCommand, pauseCommand, resumeCommand, forkCommand, snapshotCommand, killCommand,
 	auditCommand, tenantCommand, keyCommand,
 	secretCommand, volumeCommand,
 	templateCommand, nodeCommand, queueCommand, certCommand, doctorCommand, benchCommand, configCommand, versionCommand,
