@@ -228,8 +228,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_DELETE = do_GET
 
     def do_POST(self):
-        if self.refused():
-            return
         try:
             size = int(self.headers.get("Content-Length", ""))
         except ValueError:
@@ -238,8 +236,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             self.reply(413 if size > MAX_BODY else 411, {"error": f"a body of 0 to {MAX_BODY} bytes with its Content-Length is needed"}, Connection="close")
             return
+        body = self.rfile.read(size)  # also of a request that is refused: what is unread when a connection closes takes the answer with it
+        if self.refused():
+            return
         try:
-            message = json.loads(self.rfile.read(size))
+            message = json.loads(body)
             if not isinstance(message, dict) or not isinstance(message.get("method"), str):
                 raise ValueError("not a request")
         except ValueError as err:

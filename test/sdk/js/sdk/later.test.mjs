@@ -113,6 +113,8 @@ check('mcp', { works: ['Sandbox.get_mcp_url', 'Sandbox.get_mcp_token'], fails: [
   const sandbox = await make()
   assert.equal(sandbox.getMcpUrl(), `https://50005-${sandbox.sandboxId}.${sandbox.sandboxDomain}/mcp`)
   await refuses(sandbox.getMcpToken(), FileNotFoundError)
+  await sandbox.files.write('/etc/mcp-gateway/.token', 'the token', { user: 'root' })
+  assert.equal(await sandbox.getMcpToken(), 'the token')
   await refuses(Sandbox.create({ metadata: MARK, mcp: { nothing: {} } }), SandboxError)
   const templates = await (await api('GET', '/templates')).json()
   if (!templates.some((t) => t.aliases.includes('mcp-gateway'))) return // not built for this run
@@ -126,4 +128,75 @@ check('mcp', { works: ['Sandbox.get_mcp_url', 'Sandbox.get_mcp_token'], fails: [
   } finally {
     await served.kill()
   }
+})
+
+check('volumes', {
+  works: ['Volume.create', 'Volume.get_info', 'Volume.list', 'Volume.connect', 'Volume.destroy'],
+  fails: ['Volume.create', 'Volume.get_info', 'Volume.list', 'Volume.connect', 'Volume.destroy'],
+}, async () => {
+  await landed('GET', '/volumes')
+  const volume = await Volume.create(unique('vol'))
+  try {
+    assert.equal((await Volume.getInfo(volume.volumeId)).name, unique('vol'))
+    assert.ok((await Volume.list()).some((v) => v.volumeId === volume.volumeId))
+    assert.equal((await Volume.connect(volume.volumeId)).name, unique('vol'))
+    await refuses(Volume.create(unique('vol')), Error)
+    await refuses(Volume.getInfo(NONE), VolumeNotFoundError)
+    await refuses(Volume.connect(NONE), VolumeNotFoundError)
+    await refuses(Volume.list({ apiKey: OTHER_KEY }), AuthenticationError)
+  } finally {
+    assert.equal(await Volume.destroy(volume.volumeId), true)
+  }
+  assert.equal(await Volume.destroy(volume.volumeId), false)
+})
+
+const content = ['volume.list', 'volume.make_dir', 'volume.exists', 'volume.get_info', 'volume.update_metadata', 'volume.read_file', 'volume.write_file', 'volume.remove']
+check('content of volumes', { works: content, fails: content }, async () => {
+  await landed('GET', '/volumes')
+  const volume = await Volume.create(unique('content'))
+  try {
+    await volume.makeDir('/d/e', { force: true })
+    await volume.writeFile('/d/f', 'content')
+    assert.equal(await volume.readFile('/d/f'), 'content')
+    assert.deepEqual((await volume.list('/d')).map((e) => e.name).sort(), ['e', 'f'])
+    assert.deepEqual([await volume.exists('/d/f'), await volume.exists('/d/none')], [true, false])
+    assert.equal((await volume.getInfo('/d/f')).size, 7)
+    assert.equal((await volume.updateMetadata('/d/f', { mode: 0o600 })).mode & 0o777, 0o600)
+    await volume.remove('/d/f')
+    for (const call of ['readFile', 'getInfo', 'list', 'remove']) await refuses(volume[call]('/d/f'), VolumePathNotFoundError)
+    await refuses(volume.updateMetadata('/d/f', { mode: 0o600 }), VolumePathNotFoundError)
+    await refuses(volume.makeDir('/d/e'), Error)
+    await refuses(volume.writeFile('/d/e', 'is a folder'), Error)
+  } finally {
+    await Volume.destroy(volume.volumeId)
+  }
+})
+
+check('placeholders of secrets', { works: ['Secret.fill', 'Secret.iam_token'], fails: ['Secret.fill'] }, async () => {
+  assert.equal(Secret.fill('my-key'), '${e2b.secrets.my-key}')
+  assert.throws(() => Secret.fill('no{brace}'), InvalidArgumentError)
+  assert.equal(Secret.iamToken({ audience: 'sts.example', tokenType: 'JWT-SVID' }).audience, 'sts.example')
+})
+
+check('secrets', {
+  works: ['Secret.create', 'Secret.update', 'Secret.get_info', 'Secret.list', 'SecretPaginator.next_items', 'Secret.exists', 'Secret.destroy'],
+  fails: ['Secret.create', 'Secret.update', 'Secret.get_info', 'Secret.list', 'SecretPaginator.next_items', 'Secret.exists', 'Secret.destroy'],
+}, async () => {
+  await landed('GET', '/secrets')
+  const name = unique('secret')
+  const made = await Secret.create(name, 'the value', { metadata: { env: 'test' } })
+  try {
+    assert.deepEqual([made.name, made.metadata], [name, { env: 'test' }])
+    await Secret.update(made.secretId, 'another')
+    assert.equal((await Secret.getInfo(name)).secretId, made.secretId)
+    assert.ok((await Secret.list().nextItems()).some((s) => s.secretId === made.secretId))
+    assert.deepEqual([await Secret.exists(name), await Secret.exists(NONE)], [true, false])
+    await refuses(Secret.create(name, 'again'), Error)
+    await refuses(Secret.getInfo(NONE), SecretNotFoundError)
+    await refuses(Secret.update(NONE, 'x'), SecretNotFoundError)
+    await refuses(Secret.list({ apiKey: OTHER_KEY }).nextItems(), AuthenticationError)
+  } finally {
+    assert.equal(await Secret.destroy(made.secretId), true)
+  }
+  assert.equal(await Secret.destroy(made.secretId), false)
 })

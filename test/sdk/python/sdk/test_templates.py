@@ -104,6 +104,13 @@ async def test_mcp(sbx):
         await Sandbox.create(metadata=lane.MARK, mcp={"nothing": {}})
 
 
+@works("Sandbox.get_mcp_token")
+async def test_mcp_token_of_a_gateway(make):
+    sandbox = await make()
+    await sandbox.files.write("/etc/mcp-gateway/.token", "the token", user="root")
+    assert await sandbox.get_mcp_token() == "the token"
+
+
 # A server of the Model Context Protocol, as far as a gateway needs it.
 MCP_SERVER = """
 import json, sys
