@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
 export TARTARUS_BIN := $(CURDIR)/bin/tartarus
 
-.PHONY: test-vm build embedded demo test prerequisites lint test-race fuzz test-host test-e2e test-integrity test-sdk test-sdk-quick test-fleet bench clean
+.PHONY: test-vm build embedded demo test prerequisites lint test-race fuzz test-host test-e2e test-integrity test-sdk test-sdk-quick test-fleet stack stack-smoke bench clean
 
 build: embedded ## bin/tartarus, with the guest agent and the tiny userland inside
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/tartarus ./cmd/tartarus
@@ -70,6 +70,13 @@ test-sdk-quick: build ## the main job by the newest SDKs
 test-fleet: build ## control plane and nodes apart: sessions, stores on Redis and on a Cluster, two nodes cut off and healed
 	$(GO) test -p 1 -timeout 15m -count 1 ./internal/link ./internal/store/redis
 	$(GO) test -timeout 15m -count 1 -v -run . ./test/fleet
+
+stack: build ## the developer stack of docker-compose.yml by hand, until Ctrl-C
+	$(GO) run ./test/stack
+
+stack-smoke: build ## the same on free ports, used and taken down; and its agreement with docker-compose.yml
+	$(GO) test -count 1 ./test/stack
+	$(GO) run ./test/stack --smoke
 
 bench: build ## create, exec and edge against their floors
 	bin/tartarus bench create --n 50 --json

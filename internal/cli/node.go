@@ -88,8 +88,8 @@ func nodeShowCommand(e *Env) *cobra.Command {
 				if e.JSON {
 					return e.printJSON(n)
 				}
-				t := table{}
-				row := func(name, value string) { t.row(name, dash(value)) }
+				var facts facts
+				row := func(name, value string) { facts = append(facts, [2]string{name, value}) }
 				row("name", n.Name)
 				row("status", n.Status)
 				row("version", n.Version)
@@ -104,7 +104,7 @@ func nodeShowCommand(e *Env) *cobra.Command {
 					row("label", label)
 				}
 				row("lease until", n.LeaseEnds.Local().Format(time.RFC3339))
-				return t.print(e.Stdout, false)
+				return facts.print(e.Stdout)
 			})
 		},
 	}

@@ -95,6 +95,22 @@ func (t *table) print(w io.Writer, coloured bool) error {
 	return err
 }
 
+// facts are names with what stands behind them, one a line.
+type facts [][2]string
+
+func (f facts) print(w io.Writer) error {
+	width := 0
+	for _, fact := range f {
+		width = max(width, len(fact[0]))
+	}
+	var b strings.Builder
+	for _, fact := range f {
+		fmt.Fprintf(&b, "%-*s  %s\n", width, fact[0], printable(dash(fact[1])))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
 // printable replaces control characters, which could move the cursor or rename the window of whoever looks at a list.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {

@@ -69,8 +69,8 @@ func queueShowCommand(e *Env) *cobra.Command {
 				if e.JSON {
 					return e.printJSON(j)
 				}
-				t := table{}
-				row := func(name, value string) { t.row(name, dash(value)) }
+				var facts facts
+				row := func(name, value string) { facts = append(facts, [2]string{name, value}) }
 				row("job", j.ID)
 				row("tenant", j.Tenant)
 				row("node", j.Node)
@@ -82,12 +82,13 @@ func queueShowCommand(e *Env) *cobra.Command {
 				}
 				row("reason", j.Reason)
 				row("queued", j.EnqueuedAt.Local().Format(time.RFC3339))
-				for name, at := range map[string]*time.Time{"deadline": j.Deadline, "ended": j.EndedAt} {
-					if at != nil {
-						row(name, at.Local().Format(time.RFC3339))
-					}
+				if j.Deadline != nil {
+					row("deadline", j.Deadline.Local().Format(time.RFC3339))
 				}
-				return t.print(e.Stdout, false)
+				if j.EndedAt != nil {
+					row("ended", j.EndedAt.Local().Format(time.RFC3339))
+				}
+				return facts.print(e.Stdout)
 			})
 		},
 	}

@@ -29,7 +29,8 @@ type stores struct {
 }
 
 func embedded(db *sqlite.DB) stores {
-	return stores{shelf: db.Shelf(), registry: db.Registry(), queue: db.Queue(), keys: db.Keys(), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault()}
+	registry, marks := hades.WithMarks(db.Registry(), db.Vault())
+	return stores{shelf: db.Shelf(), registry: registry, marks: marks, queue: db.Queue(), keys: db.Keys(), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault()}
 }
 
 // openShared opens the store in Redis. It need not be there: until it is, everything in it is tartarus.Unavailable.
@@ -42,8 +43,9 @@ func openShared(ctx context.Context, c Redis, log *slog.Logger) (stores, *redis.
 	if err != nil {
 		return stores{}, nil, err
 	}
+	registry, marks := hades.WithMarks(db.Registry(), db.Vault())
 	return stores{
-		shelf:    db.Shelf(),
-		registry: newRemembered(db.Registry()), queue: db.Queue(), keys: newRememberedKeys(db.Keys()), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault(), shared: true,
+		shelf: db.Shelf(), marks: marks,
+		registry: newRemembered(registry), queue: db.Queue(), keys: newRememberedKeys(db.Keys()), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault(), shared: true,
 	}, db, nil
 }
