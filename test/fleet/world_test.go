@@ -247,7 +247,7 @@ func (r *replica) fleetAddr() string { return fmt.Sprint(r.w.addr(1), ":", r.fle
 func (r *replica) start() {
 	r.w.t.Helper()
 	r.process = r.w.start(r.name, []string{
-		"TARTARUS_DATA=" + r.data, fmt.Sprint("TARTARUS_REDIS_URL=redis://127.0.0.1:", r.w.redisP, "/3"),
+		"TARTARUS_DATA=" + r.data, "TARTARUS_NODE_NAME=replica-" + r.name, fmt.Sprint("TARTARUS_REDIS_URL=redis://127.0.0.1:", r.w.redisP, "/3"),
 		fmt.Sprint("TARTARUS_API_ADDR=127.0.0.1:", r.api), fmt.Sprint("TARTARUS_EDGE_ADDR=127.0.0.1:", r.edge),
 		"TARTARUS_FLEET_ADDR=" + r.fleetAddr(), "TARTARUS_FLEET_ADVERTISE=" + r.fleetAddr(), "TARTARUS_NODE_LOST=20s", "TARTARUS_DEFAULT_TEMPLATE=tiny",
 	}, r.w.bin, "olympus")
