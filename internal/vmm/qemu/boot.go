@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -94,13 +95,13 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, p plan) (_ *machine, er
 		}
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
-		if ctx.Err() == nil && !m.foreign {
-			if why := m.lastWords(); why != "" {
-				err = fmt.Errorf("%w (%s)", err, why)
-			}
-		}
+		byItself := ctx.Err() == nil && m.handle != nil && m.handle.Ended()
+		why := m.lastWords()
 		if cerr := m.discard(cctx); cerr != nil {
 			err = errors.Join(err, cerr)
+		}
+		if byItself {
+			err = fmt.Errorf("%w (%s; it said: %s)", err, describe(m.cmd), cmp.Or(why, "nothing"))
 		}
 	}()
 	if err := os.Mkdir(m.dir, 0o700); errors.Is(err, fs.ErrExist) {
@@ -113,18 +114,7 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, p plan) (_ *machine, er
 		return nil, err
 	}
 	m.about.describe(c, qemu)
-	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
-	defer cancel()
-	if err := p.prepare(ctx, m, c); err != nil {
-		return nil, err
-	}
-	if err := d.spawn(ctx, m, c, qemu); err != nil {
-		return nil, err
-	}
-	if err := m.connect(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.begin(m, ctx); err != nil {
+	if err := d.run(ctx, m, c, qemu, p); err != nil {
 		return nil, err
 	}
 	// Only now: the start takes more than one processor.
@@ -133,6 +123,22 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, p plan) (_ *machine, er
 	}
 	m.watch(context.WithoutCancel(ctx))
 	return m, nil
+}
+
+// run starts QEMU and has the plan put a guest into it, within a time.
+func (d *Driver) run(ctx context.Context, m *machine, c vmm.Config, qemu emulator, p plan) error {
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	if err := p.prepare(ctx, m, c); err != nil {
+		return err
+	}
+	if err := d.spawn(ctx, m, c, qemu); err != nil {
+		return err
+	}
+	if err := m.connect(ctx); err != nil {
+		return err
+	}
+	return p.begin(m, ctx)
 }
 
 func check(c vmm.Config) error {

@@ -206,10 +206,11 @@ func (r *restoring) prepare(ctx context.Context, m *machine, c vmm.Config) error
 		names = append(names, f.Name)
 	}
 	want := []string{stateName}
-	if slices.Contains(names, memoryName) {
-		m.about.Private = true
+	apart := slices.Contains(names, memoryName)
+	if apart {
 		want = append(want, memoryName)
 	}
+	m.about.Private = true // memory that is shared would not take what is among the state
 	if m.about.Disk {
 		want = append(want, diskName)
 	}
@@ -228,7 +229,7 @@ func (r *restoring) prepare(ctx context.Context, m *machine, c vmm.Config) error
 			return err
 		}
 	}
-	if !m.about.Private {
+	if !apart {
 		m.files.memory, err = newMemory(memoryMB(c.Resources) << 20)
 		return err
 	}

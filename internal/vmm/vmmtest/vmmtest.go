@@ -216,7 +216,9 @@ func (e *env) config(id string) vmm.Config {
 		Env:       []string{"GREETING=hello"},
 		Resources: tartarus.Resources{VCPU: 1, MemoryMB: cmp.Or(e.factory.MemoryMB, 256), DiskMB: 64, PIDs: 64},
 	}
-	if e.factory.ByNetwork {
+	if s := e.slots[c.ID]; s != nil { // a machine that was, or is
+		c.Interface = s.guest
+	} else if e.factory.ByNetwork {
 		e.number++
 		e.attach(&c, e.newSlot(ownSlots+e.number))
 	}
