@@ -25,6 +25,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/cli", "client", "the command line is a client of the public API"},
 	{"internal/cli", "internal/daemon", "up, and run without a server, start the stack in-process"},
 	{"internal/cli", "internal/doctor", "doctor is a verb"},
+	{"internal/cli", "internal/kernel", "kernels are looked at on this machine"},
 	{"internal/cli", "internal/image/...", "templates are built on this machine"},
 	{"internal/cli", "internal/guest/guestclient", "exec, cp and logs talk to the guest agent"},
 	{"internal/cli", "internal/guest/hostapi", "help says where a guest's hooks lie"},

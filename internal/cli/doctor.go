@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/daemon"
 	"github.com/tartarus-sandbox/tartarus/internal/doctor"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
@@ -78,7 +79,7 @@ func (e *Env) printReport(r doctor.Report) error {
 		status, detail := cell{"no", yellow}, rt.Reason
 		if rt.Usable {
 			status, detail = cell{"yes", green}, strings.TrimSpace(rt.Version+" "+rt.Reason)
-			if best == "" {
+			if best == "" && rt.Tier != tartarus.TierEmulated { // which is never chosen
 				best = fmt.Sprintf("%s (%s)", rt.Name, rt.Tier)
 			}
 		}

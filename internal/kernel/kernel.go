@@ -162,3 +162,25 @@ func digits(s string) int {
 	}
 	return n
 }
+
+// WriteImage writes the kernel's ELF image to a file, which appears under its name only when it is whole, and returns its size.
+func (k Kernel) WriteImage(path string) (int64, error) {
+	image, err := k.Load()
+	if err != nil {
+		return 0, err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".kernel")
+	if err != nil {
+		return 0, fmt.Errorf("write kernel: %w", err)
+	}
+	_, err = f.Write(image)
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return 0, fmt.Errorf("write kernel: %w", err)
+	}
+	return int64(len(image)), nil
+}
