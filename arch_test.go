@@ -67,6 +67,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/hecatoncheir", "internal/network", "sandboxes get slots"},
 	{"internal/hecatoncheir", "internal/snapshot", "paused sandboxes are snapshots"},
 	{"internal/hecatoncheir", "internal/vmm", "sandboxes get machines"},
+	{"internal/hecatoncheir", "internal/hypnos", "idle sandboxes are put to sleep"},
 	{"internal/hecatoncheir", "internal/thanatos", "sandboxes end by its ladder"},
 	{"internal/hecatoncheir", "internal/guest/guestclient", "the agent in the guest is told who it is"},
 	{"internal/hecatoncheir", "internal/warm", "sandboxes claim machines that wait"},

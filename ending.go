@@ -29,7 +29,19 @@ type Ending struct {
 }
 
 // Terminating reports whether the sandbox lives, but is about to be ended.
-func (s *Sandbox) Terminating() bool { return s.Ending != nil && !s.Phase.Ended() }
+func (s Sandbox) Terminating() bool { return s.Ending != nil && !s.Phase.Ended() }
 
 // Hibernated reports whether the sandbox sleeps because nothing used it, and wakes when something does.
-func (s *Sandbox) Hibernated() bool { return s.Phase == Paused && s.Reason == ReasonIdle }
+func (s Sandbox) Hibernated() bool { return s.Phase == Paused && s.Reason == ReasonIdle }
+
+// Reachable reports whether traffic may go to the sandbox. A snapshot holds connections up and does not break them, and one that is hibernated, or on
+// its way there or back, is woken by them.
+func (s Sandbox) Reachable() bool {
+	switch s.Phase {
+	case Running, Snapshotting:
+		return true
+	case Pausing, Paused, Starting:
+		return s.Reason == ReasonIdle
+	}
+	return false
+}

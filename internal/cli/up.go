@@ -20,7 +20,8 @@ func upCommand(e *Env) *cobra.Command {
 		Short: "Run the server: API, edge and node agent in one process",
 		Long: `Run the server: API, edge and node agent in one process, until Ctrl-C or SIGTERM.
 
-Everything is kept in the data folder. Sandboxes live on when the server stops, and the next start takes them over again.`,
+Everything is kept in the data folder. Sandboxes live on when the server stops, and the next start takes them over again; with --pause-on-exit they
+are paused first, and resumed when somebody wants them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := e.configure(cmd.Flags())
@@ -57,7 +58,9 @@ func (e *Env) up(ctx context.Context, c *effective) error {
 		e.note("%v", err) // a server does not stop because nobody reads its greeting
 	}
 	err = <-result
-	if err == nil {
+	if err == nil && c.PauseOnExit {
+		e.note("stopped; sandboxes are paused, and `tartarus resume` brings them back under the next `tartarus up`")
+	} else if err == nil {
 		e.note("stopped; sandboxes live on until their time is up, and the next `tartarus up` takes them over")
 	}
 	return err

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/hypnos"
 )
 
 // Config is everything that can be set about one process. The command line fills it from
@@ -67,8 +68,12 @@ type Config struct {
 	VolumesDir string `key:"volumesDir" env:"TARTARUS_VOLUMES"`
 	// Audit is how long the record of what was done is kept.
 	Audit Audit `key:"audit"`
+	// PauseOnExit pauses every sandbox before the server ends. Otherwise they run on, and the next server adopts them.
+	PauseOnExit bool `key:"pauseOnExit" env:"TARTARUS_PAUSE_ON_EXIT"`
 	// EnableHypnos switches hibernation on: idle sandboxes become snapshots and wake on traffic.
 	EnableHypnos bool `key:"enableHypnos" env:"ENABLE_HYPNOS"`
+	// Hypnos says when a sandbox counts as idle.
+	Hypnos Hypnos `key:"hypnos"`
 	// LogLevel is the least severe level that is logged: debug, info, warn or error.
 	LogLevel string `key:"logLevel" env:"TARTARUS_LOG_LEVEL"`
 	// LogFormat is text or json.
@@ -136,6 +141,28 @@ type S3 struct {
 	Prefix string `key:"prefix" env:"TARTARUS_S3_PREFIX"`
 }
 
+// Hypnos says what is put to sleep, where that is enabled. Package hypnos has the arithmetic of the defaults.
+type Hypnos struct {
+	// IdleAfter is for how long nothing may have used a sandbox.
+	IdleAfter time.Duration `key:"idleAfter" env:"TARTARUS_HYPNOS_IDLE_AFTER"`
+	// CPUPercent is what it may use of one processor all the same.
+	CPUPercent int `key:"cpuPercent" env:"TARTARUS_HYPNOS_CPU_PERCENT"`
+	// MinAge is how old it must be.
+	MinAge time.Duration `key:"minAge" env:"TARTARUS_HYPNOS_MIN_AGE"`
+	// AtOnce is how many are put to sleep at the same time.
+	AtOnce int `key:"atOnce" env:"TARTARUS_HYPNOS_AT_ONCE"`
+}
+
+// config is h in the words of package hypnos.
+func (h Hypnos) config() hypnos.Config {
+	return hypnos.Config{IdleAfter: h.IdleAfter, CPUPercent: float64(h.CPUPercent), MinAge: h.MinAge, AtOnce: h.AtOnce}
+}
+
+func defaultHypnos() Hypnos {
+	d := hypnos.Default()
+	return Hypnos{IdleAfter: d.IdleAfter, CPUPercent: int(d.CPUPercent), MinAge: d.MinAge, AtOnce: d.AtOnce}
+}
+
 // Warm sizes the pools of machines that wait, of each template that is in use. How many wait follows how many are asked for.
 type Warm struct {
 	// MemoryMB is how many MiB the waiting machines may take together; 0 switches the pools off, and every create makes its machine.
@@ -196,6 +223,7 @@ func Default() Config {
 			// An idle sandbox takes up to 25 MB: 500 of them are 12.5 GB.
 			MaxSandboxes: 500,
 		},
+		Hypnos: defaultHypnos(),
 		Warm: Warm{
 			// A waiting machine of an interpreter takes 20 to 40 MB: an eighth of a small host holds a burst of fifty.
 			MemoryMB: hostMemoryMB() / 8,
@@ -253,6 +281,9 @@ func (c Config) Validate() error {
 	check(c.Audit.Retention >= 0, "audit.retention %s must not be negative", c.Audit.Retention)
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Warm.validate()...)
+	if err := c.Hypnos.config().Validate(); err != nil {
+		errs = append(errs, err)
+	}
 	errs = append(errs, c.Network.validate(c.Limits.MaxSandboxes)...)
 	errs = append(errs, c.Snapshots.validate()...)
 	errs = append(errs, c.S3.validate()...)

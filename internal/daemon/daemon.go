@@ -13,6 +13,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/edge"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
+	"github.com/tartarus-sandbox/tartarus/internal/hypnos"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/link"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
@@ -226,6 +227,11 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		shared := fleetTemplates{p.templates}
 		control, known, catalog = p.uplink, shared, shared.catalog
 	}
+	var idle *hypnos.Config
+	if d.cfg.EnableHypnos {
+		c := d.cfg.Hypnos.config()
+		idle = &c
+	}
 	snapshots, err := d.openSnapshots(p)
 	if err != nil {
 		return nil, err
@@ -235,8 +241,8 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		return nil, err
 	}
 	return hecatoncheir.New(hecatoncheir.Config{
-		Snapshots: snapshots,
-		Name:      d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
+		Snapshots: snapshots, Hypnos: idle,
+		Name: d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
 		Control: control, Journal: p.db.Journal(), Catalog: catalog,
 		Templates: known, Drivers: drivers, Slots: p.slots, Volumes: volumes,
 		Capacity: capacity(d.cfg.Limits), MaxLive: d.cfg.Limits.MaxSandboxes, Starts: startsAtOnce(),

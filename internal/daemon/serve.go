@@ -57,6 +57,9 @@ func (d *Daemon) serve(ctx context.Context, p *parts) error {
 	d.about.Driver, d.about.Tier = p.agent.Preferred()
 	d.agent = p.agent
 	err := d.serveParts(ctx, p, api, nodes, nodeEnded)
+	if d.cfg.PauseOnExit && !d.cfg.Ephemeral && ctx.Err() != nil {
+		d.pauseAll(ctx, p)
+	}
 	stopNode()
 	<-nodeEnded
 	return errors.Join(err, nodeErr)

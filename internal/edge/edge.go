@@ -82,10 +82,8 @@ func (e *Edge) Changed(sb tartarus.Sandbox) {
 	e.ups.end(sb.ID)
 }
 
-// open reports whether traffic may go to a sandbox. A snapshot holds connections up and does not break them.
-func open(sb tartarus.Sandbox) bool {
-	return sb.Phase == tartarus.Running || sb.Phase == tartarus.Snapshotting
-}
+// open reports whether traffic may go to a sandbox. Its node wakes one that is hibernated when it is dialled.
+func open(sb tartarus.Sandbox) bool { return sb.Reachable() }
 
 // The edge looks again at sandboxes it has connections to, in case nobody tells it that they ended, and lets go of those nobody asks for.
 const (

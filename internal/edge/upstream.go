@@ -22,8 +22,8 @@ const (
 	maxPerPort = 2048
 	// maxLanes bounds the ports of one sandbox that are remembered at a time.
 	maxLanes = 64
-	// dialTime bounds a connection to a guest.
-	dialTime = 10 * time.Second
+	// dialTime bounds a connection to a guest: milliseconds, but one that is hibernated is woken first, or has only begun to be written to disk.
+	dialTime = time.Minute
 	// headerTime bounds a TLS handshake with a guest.
 	handshakeTime = 10 * time.Second
 )

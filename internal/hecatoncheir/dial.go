@@ -15,13 +15,27 @@ import (
 // dialTime bounds a connection to a guest on the same host.
 const dialTime = 5 * time.Second
 
-// Dial connects to a TCP port of the guest, wherever in the guest it is bound. The connection breaks when the sandbox ends or is paused:
+// Dial connects to a TCP port of the guest, wherever in the guest it is bound, and wakes it if it is hibernated. The connection breaks when the sandbox ends or is paused:
 // a guest that is gone cannot say so itself.
 func (a *Agent) Dial(ctx context.Context, id string, port int) (net.Conn, error) {
-	h, err := a.running(id)
-	if err != nil {
-		return nil, tartarus.Errorf(tartarus.GuestGone, "sandbox %s does not run here", id)
+	for {
+		h, err := a.awake(ctx, id)
+		if tartarus.Is(err, tartarus.Conflict) || tartarus.Is(err, tartarus.NotFound) {
+			return nil, tartarus.Errorf(tartarus.GuestGone, "sandbox %s does not run here", id)
+		}
+		if err != nil {
+			return nil, err
+		}
+		conn, err := a.dial(ctx, h, port)
+		if err == nil || ctx.Err() != nil || !h.asleep() {
+			return conn, err
+		} // it was put to sleep in this very moment
 	}
+}
+
+// dial connects to a port of a guest that runs.
+func (a *Agent) dial(ctx context.Context, h *held, port int) (net.Conn, error) {
+	id := h.spec.ID
 	if sb := h.sandbox(); sb.Terminating() {
 		return nil, tartarus.Errorf(tartarus.GuestGone, "sandbox %s is being terminated", id)
 	}
@@ -58,6 +72,8 @@ type conns struct {
 	mu   sync.Mutex
 	open map[net.Conn]struct{}
 	cut  bool
+	doze bool      // cut, because nothing used it
+	used time.Time // when one was made or closed, or something else used the sandbox
 }
 
 // add keeps track of a connection until it is closed.
@@ -67,6 +83,7 @@ func (c *conns) add(conn net.Conn) (net.Conn, error) {
 	if c.cut {
 		return nil, errors.Join(tartarus.Errorf(tartarus.GuestGone, "the sandbox has just ended"), conn.Close())
 	}
+	c.used = time.Now()
 	if c.open == nil {
 		c.open = map[net.Conn]struct{}{}
 	}
@@ -81,6 +98,39 @@ func (c *conns) drop(conn net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.open, conn)
+	c.used = time.Now()
+}
+
+// use says how many are open, and when the last one was made or closed.
+func (c *conns) use() (open int, last time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.open), c.used
+}
+
+// touch notes that something else used the sandbox.
+func (c *conns) touch(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.used = now
+}
+
+// beginDoze lets no new ones be made, if none is open and nothing has used the sandbox since used.
+func (c *conns) beginDoze(used time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.open) > 0 || !c.used.Equal(used) || c.cut {
+		return false
+	}
+	c.cut, c.doze = true, true
+	return true
+}
+
+// dozing reports whether none are made because nothing used the sandbox.
+func (c *conns) dozing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.doze
 }
 
 // breakAll breaks all connections; no new ones are made until allow.
@@ -101,7 +151,7 @@ func (c *conns) breakAll() {
 func (c *conns) allow() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cut = false
+	c.cut, c.doze, c.used = false, false, time.Now()
 }
 
 // tcpConn keeps what a TCP connection can do beyond net.Conn, above all to be copied within the kernel.

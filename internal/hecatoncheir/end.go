@@ -134,7 +134,9 @@ func (a *Agent) endDue(ctx context.Context, now time.Time) time.Duration {
 		case h.pending() != nil:
 		case sb.Phase == tartarus.Stopping:
 			go a.expire(ctx, h, tartarus.Termination{Reason: sb.Reason, Message: sb.Message, Grace: new(time.Duration)})
-		case sb.Phase != tartarus.Running || sb.Deadline.IsZero():
+		case sb.Hibernated() && sb.Lifecycle.PauseOnTimeout && !sb.Deadline.After(now):
+			go func() { _, _ = a.stayAsleep(context.WithoutCancel(ctx), h) }() // Conflict: it has just woken
+		case sb.Phase != tartarus.Running && !sb.Hibernated() || sb.Deadline.IsZero():
 		case !sb.Deadline.After(now) && sb.Lifecycle.PauseOnTimeout:
 			go a.dozeOff(ctx, h)
 		case !sb.Deadline.After(now):

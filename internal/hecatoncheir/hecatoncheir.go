@@ -19,6 +19,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/hypnos"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/snapshot"
 	"github.com/tartarus-sandbox/tartarus/internal/thanatos"
@@ -45,7 +46,8 @@ type Config struct {
 	Ephemeral bool          // Run ends every sandbox before it returns
 	StartTime time.Duration // how long one start may take
 	Ends      thanatos.Limits
-	Meter     Meter // counts; may be nil
+	Hypnos    *hypnos.Config // nil puts nothing to sleep
+	Meter     Meter          // counts; may be nil
 	// Prepare has templates snapshot once they are used, so that what is created from them later is restored, not booted.
 	Prepare bool
 	Warm    Warm
@@ -88,11 +90,12 @@ type Agent struct {
 	support   map[string]vmm.Support
 	first     string // name of the preferred usable driver
 
-	mu     sync.Mutex
-	held   map[string]*held // by sandbox id
-	dirty  map[string]*held // not told yet how they stand
-	going  bool             // no termination begins any more
-	wakeup chan struct{}    // capacity 1: something is dirty
+	mu       sync.Mutex
+	held     map[string]*held // by sandbox id
+	dirty    map[string]*held // not told yet how they stand
+	going    bool             // no termination begins any more
+	cordoned bool             // no sandbox is taken any more
+	wakeup   chan struct{}    // capacity 1: something is dirty
 
 	flushing chan struct{} // capacity 1: somebody delivers reports
 
@@ -107,8 +110,10 @@ type Agent struct {
 	starts  sync.WaitGroup // leased work under way
 	busy    atomic.Int32   // how much of it
 	endings sync.WaitGroup // terminations under way
-	leaving chan struct{}  // closed when terminations must be left to the next agent
-	rewound chan struct{}  // capacity 1: a deadline changed
+	waking  singleflight.Group
+	wakers  chan struct{} // as many as may wake at once
+	leaving chan struct{} // closed when terminations must be left to the next agent
+	rewound chan struct{} // capacity 1: a deadline changed
 	ready   chan struct{}
 }
 
@@ -136,6 +141,7 @@ func New(c Config) (*Agent, error) {
 		usable: map[string]vmm.Driver{}, support: map[string]vmm.Support{},
 		held: map[string]*held{}, dirty: map[string]*held{}, count: meterOrNone(c.Meter), leaving: make(chan struct{}),
 		wanted: make(chan warm.Kind, mostWanted), boots: make(chan struct{}, c.Starts),
+		wakers: make(chan struct{}, c.Starts),
 		wakeup: make(chan struct{}, 1), flushing: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
 	}
 	var err error
@@ -186,6 +192,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.sampleAll(loops) })
 	g.Go(func() error { return a.tidy(loops) })
 	g.Go(func() error { return a.snapshots.Run(loops) })
+	g.Go(func() error { return a.lookForIdle(loops) })
 	g.Go(func() error { return a.warm.Run(loops) })
 	g.Go(func() error { return a.prepareWanted(loops) })
 	err := g.Wait()
@@ -252,6 +259,7 @@ func (a *Agent) Node() hades.Node {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	n.Cordoned = a.cordoned
 	for _, h := range a.held {
 		r := h.spec.Resources
 		n.Allocated.VCPU += r.VCPU

@@ -34,6 +34,8 @@ type held struct {
 	machineID string
 	slot      *network.Slot
 	guest     *guestclient.Client
+	tried     time.Time             // when it could not be put to sleep, last
+	freed     int64                 // bytes of memory it held before it was put to sleep
 	ending    *thanatos.Termination // the last one that was begun; may be over
 	cleaning  sync.Mutex            // one cleanup at a time
 }
@@ -44,6 +46,7 @@ type record struct {
 	Slot    *network.Record  `json:"slot,omitempty"`
 	Machine *vmm.Record      `json:"machine,omitempty"`
 	Saved   string           `json:"saved,omitempty"` // id of its snapshot while paused
+	Freed   int64            `json:"freed,omitempty"` // bytes of memory it held before it was put to sleep
 }
 
 func newHeld(sb tartarus.Sandbox) *held {
@@ -79,7 +82,7 @@ func (h *held) change(f func(*tartarus.Sandbox) error) (tartarus.Sandbox, error)
 // journal writes the sandbox as it stands.
 func (a *Agent) journal(ctx context.Context, h *held) error {
 	h.mu.Lock()
-	r := record{Sandbox: h.sb, Saved: h.saved}
+	r := record{Sandbox: h.sb, Saved: h.saved, Freed: h.freed}
 	if h.slot != nil {
 		slot := h.slot.Record()
 		r.Slot = &slot
@@ -102,6 +105,9 @@ func (a *Agent) admit(sb tartarus.Sandbox) (h *held, fresh bool, err error) {
 	defer a.mu.Unlock()
 	if h, ok := a.held[sb.ID]; ok {
 		return h, false, nil
+	}
+	if a.cordoned {
+		return nil, false, &tartarus.Error{Kind: tartarus.Unavailable, Message: "the node is being drained", RetryAfter: 5 * time.Second}
 	}
 	if len(a.held) >= a.cfg.MaxLive {
 		return nil, false, &tartarus.Error{

@@ -31,8 +31,9 @@ var severity = map[string]int{"debug": 0, "info": 1, "warn": 2, "error": 3}
 // Logs returns entries in order; also of ended sandboxes while the node keeps them.
 func (a *Agent) Logs(ctx context.Context, id string, q tartarus.LogQuery) ([]tartarus.LogEntry, error) {
 	var all []tartarus.LogEntry
-	h, err := a.running(id)
+	h, err := a.awake(ctx, id)
 	if err == nil {
+		h.conns.touch(time.Now())
 		all, err = h.fetchLogs(ctx)
 	} else {
 		all, err = a.keptLogs(id)

@@ -27,10 +27,11 @@ func (a *Agent) running(id string) (*held, error) {
 
 // SetDeadline moves the end of a sandbox's time; with extendOnly never to an earlier one.
 func (a *Agent) SetDeadline(ctx context.Context, id string, deadline time.Time, extendOnly bool) (tartarus.Sandbox, error) {
-	h, err := a.running(id)
+	h, err := a.awake(ctx, id)
 	if err != nil {
 		return tartarus.Sandbox{}, err
 	}
+	h.conns.touch(time.Now())
 	sb, err := h.change(func(sb *tartarus.Sandbox) error {
 		if sb.Phase != tartarus.Running && sb.Phase != tartarus.Snapshotting {
 			return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s", id, sb.Phase)
@@ -56,10 +57,11 @@ func (a *Agent) SetDeadline(ctx context.Context, id string, deadline time.Time, 
 
 // SetNetwork replaces the egress rules of a running sandbox.
 func (a *Agent) SetNetwork(ctx context.Context, id string, n tartarus.Network) (tartarus.Sandbox, error) {
-	h, err := a.running(id)
+	h, err := a.awake(ctx, id)
 	if err != nil {
 		return tartarus.Sandbox{}, err
 	}
+	h.conns.touch(time.Now())
 	rules, err := network.ParseRules(n)
 	if err != nil {
 		return tartarus.Sandbox{}, err

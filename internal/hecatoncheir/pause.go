@@ -23,6 +23,11 @@ func (a *Agent) Pause(ctx context.Context, id string, how tartarus.PauseHow) (ta
 	if err != nil {
 		return tartarus.Sandbox{}, err
 	}
+	if h.asleep() {
+		if sb, err := a.stayAsleep(ctx, h); !tartarus.Is(err, tartarus.Conflict) {
+			return sb, err
+		}
+	}
 	return a.pauseHow(ctx, h, how, "", "")
 }
 

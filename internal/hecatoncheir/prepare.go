@@ -36,7 +36,9 @@ func prepare(ctx context.Context, guest *guestclient.Client, t Template) error {
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	if t.StartCmd != "" {
-		p, err := guest.Start(ctx, inShell(t, t.StartCmd))
+		start := inShell(t, t.StartCmd)
+		start.Tag = startTag
+		p, err := guest.Start(ctx, start)
 		if err != nil {
 			return fmt.Errorf("start command of template %s: %w", t.ID, err)
 		}
@@ -92,6 +94,9 @@ func becomesReady(ctx context.Context, guest *guestclient.Client, t Template) er
 		}
 	}
 }
+
+// startTag names the template's start command among the guest's processes: it runs for as long as the sandbox does, which does not make it busy.
+const startTag = "tartarus.io/start"
 
 // inShell is a command of the template as its user, in the shell that the image has.
 func inShell(t Template, line string) guestclient.Command {

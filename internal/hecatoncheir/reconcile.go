@@ -55,7 +55,8 @@ func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
 	a.held[id] = h
 	a.mu.Unlock()
 
-	h.saved = r.Saved
+	h.saved, h.freed = r.Saved, r.Freed
+	h.conns.allow()
 	gone := a.takeOver(ctx, h, r)
 	if gone == nil && h.sandbox().Phase == tartarus.Paused {
 		return nil

@@ -34,6 +34,7 @@ func (a *Agent) unpause(ctx, job context.Context, h *held, r tartarus.Resume) (t
 	if sb := h.sandbox(); sb.Phase == tartarus.Paused && sb.AgentLost && !r.Reboot {
 		return sb, errAgentLost(sb.ID)
 	}
+	began, slept := time.Now(), h.sandbox().Hibernated()
 	sb, err := h.begin(cancel)
 	if err != nil {
 		if sb.Phase == tartarus.Running {
@@ -42,6 +43,9 @@ func (a *Agent) unpause(ctx, job context.Context, h *held, r tartarus.Resume) (t
 		return sb, err
 	}
 	err = a.restore(job, h, r)
+	if slept {
+		a.count.Woken(time.Since(began), err)
+	}
 	if err == nil {
 		a.settle(ctx, h)
 		return h.sandbox(), nil
@@ -152,7 +156,11 @@ func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.D
 		if sb.StartedAt.IsZero() {
 			sb.StartedAt = now
 		}
-		sb.Deadline, sb.Reason, sb.Message, sb.DiskOnly, sb.AgentLost = now.Add(timeout), "", "", false, false
+		// A hibernated sandbox had its time while it slept: it may get more, not less.
+		if end := now.Add(timeout); sb.Reason != tartarus.ReasonIdle || end.After(sb.Deadline) {
+			sb.Deadline = end
+		}
+		sb.Reason, sb.Message, sb.DiskOnly, sb.AgentLost = "", "", false, false
 		return sb.Transition(tartarus.Running, "", "")
 	}); err != nil {
 		return err

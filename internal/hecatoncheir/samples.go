@@ -110,8 +110,14 @@ func (a *Agent) Usage(ctx context.Context, id string) (vmm.Usage, error) {
 
 // Samples returns the kept measurements between start and end, oldest first; a sandbox too young to have one is measured now.
 func (a *Agent) Samples(ctx context.Context, id string, start, end time.Time) ([]tartarus.Sample, error) {
-	h, err := a.running(id)
+	h, err := a.find(id)
 	if err != nil {
+		return nil, err
+	}
+	if sb := h.sandbox(); sb.Hibernated() { // looking at it does not wake it
+		return h.samples.between(start, end), nil
+	}
+	if h, err = a.running(id); err != nil {
 		return nil, err
 	}
 	h.samples.mu.Lock()

@@ -18,7 +18,7 @@ import (
 // Snapshot takes a snapshot of a running sandbox, which stands still for as long as its memory is written and then goes on. What makes the
 // snapshot durable happens while it does.
 func (a *Agent) Snapshot(ctx context.Context, id string, how tartarus.SnapshotHow) (tartarus.Snapshot, error) {
-	h, err := a.find(id)
+	h, err := a.awake(ctx, id)
 	if err != nil {
 		return tartarus.Snapshot{}, err
 	}

@@ -79,7 +79,11 @@ func (a *Agent) work(ctx context.Context, l acheron.Lease) {
 		a.renew(job, cancel, l)
 	}()
 
+	began := time.Now()
 	sb, err := a.carryOut(ctx, job, l.Job)
+	if l.Job.Kind != acheron.Resume {
+		a.count.Created(time.Since(began), err)
+	}
 	cancel()
 	<-renewed
 

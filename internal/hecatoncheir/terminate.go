@@ -19,10 +19,8 @@ func (a *Agent) Terminate(ctx context.Context, id string, t tartarus.Termination
 	if err != nil {
 		return err
 	}
-	if t.Checkpoint || h.spec.Lifecycle.Checkpoint {
-		if err := a.canCheckpoint(h); err != nil {
-			return err
-		}
+	if sb := h.sandbox(); t.Checkpoint && sb.Phase != tartarus.Running {
+		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s: only one that runs can be kept as a snapshot", id, sb.Phase)
 	}
 	under, err := a.terminate(ctx, h, t)
 	if err != nil {
@@ -78,7 +76,7 @@ func (a *Agent) terminate(ctx context.Context, h *held, t tartarus.Termination) 
 	}
 	order := thanatos.Order{
 		Reason: t.Reason, Message: t.Message, Grace: a.cfg.Ends.Grace(t.Reason, said),
-		Checkpoint: t.Checkpoint || life.Checkpoint && a.canCheckpoint(h) == nil,
+		Checkpoint: t.Checkpoint || life.Checkpoint,
 		ExportLogs: t.ExportLogs || life.ExportLogs,
 	}
 	if h.sandbox().Phase != tartarus.Running {
@@ -268,14 +266,10 @@ func (a *Agent) templateGrace(ctx context.Context, h *held) *time.Duration {
 	return t.Grace
 }
 
-// canCheckpoint reports why a sandbox cannot be kept as a snapshot when it ends.
-func (a *Agent) canCheckpoint(h *held) error {
-	return tartarus.Errorf(tartarus.Unsupported, "checkpoint: this node cannot keep a snapshot of a sandbox that ends; leave it out, or pause the sandbox")
-}
-
 // checkpoint keeps a snapshot of a sandbox that is about to end, and names it.
 func (a *Agent) checkpoint(ctx context.Context, h *held) (string, error) {
-	return "", a.canCheckpoint(h)
+	snap, err := a.Snapshot(ctx, h.spec.ID, tartarus.SnapshotHow{})
+	return snap.ID, err
 }
 
 // carryOn takes up a termination that an earlier agent had begun.

@@ -228,12 +228,11 @@ func (s *Server) reachable(r *http.Request, who caller) (tartarus.Sandbox, error
 
 // mustRun refuses what does not run.
 func mustRun(sb tartarus.Sandbox) error {
-	switch sb.Phase {
-	case tartarus.Running, tartarus.Snapshotting:
-		if !sb.Terminating() {
-			return nil
-		}
+	switch {
+	case sb.Reachable() && sb.Terminating():
 		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is being terminated (%s); DELETE /sandboxes/%s/termination cancels that", sb.ID, sb.Ending.Reason, sb.ID)
+	case sb.Reachable(): // its node wakes what is hibernated
+		return nil
 	}
 	return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s", sb.ID, sb.Phase)
 }
