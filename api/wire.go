@@ -298,6 +298,12 @@ type Template struct {
 	BuildStatus   string     `json:"buildStatus"`
 }
 
+// TemplateAlias is the template that a name means.
+type TemplateAlias struct {
+	TemplateID string `json:"templateID"`
+	Public     bool   `json:"public"`
+}
+
 // Node is a machine that runs sandboxes, for operators.
 type Node struct {
 	Name      string             `json:"name"`

@@ -21,6 +21,16 @@ func (s *Server) listTemplates(w http.ResponseWriter, r *http.Request, who calle
 	return nil
 }
 
+// getAlias says which template a name means. SDKs ask it to learn whether there is one.
+func (s *Server) getAlias(w http.ResponseWriter, r *http.Request, who caller) error {
+	t, err := s.templates.resolve(r.Context(), who.key.Tenant, pathRef(r, "alias"), who.now)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, api.TemplateAlias{TemplateID: t.ID, Public: t.Public})
+	return nil
+}
+
 // listTeams names the one tenant that a key belongs to.
 func (s *Server) listTeams(w http.ResponseWriter, _ *http.Request, who caller) error {
 	writeJSON(w, http.StatusOK, []api.Team{{TeamID: who.key.Tenant, Name: who.key.Tenant, IsDefault: true}})

@@ -110,6 +110,7 @@ var routes = []route{
 	{"DELETE", "/templates/{templateID}", tenant.Developer, (*Server).deleteTemplate},
 
 	{"GET", "/templates", tenant.Reader, (*Server).listTemplates},
+	{"GET", "/templates/aliases/{alias}", tenant.Reader, (*Server).getAlias},
 	{"GET", "/teams", tenant.Reader, (*Server).listTeams},
 	{"GET", "/nodes", tenant.Operator, (*Server).listNodes},
 	{"GET", "/nodes/{node}", tenant.Operator, (*Server).getNode},

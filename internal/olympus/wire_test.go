@@ -106,6 +106,9 @@ func TestRequiredFields(t *testing.T) {
 		return v.(map[string]any)["sandboxes"].(map[string]any)[sb.SandboxID]
 	}, metric)
 	has(r.call("reader", "GET", "/sandboxes/"+sb.SandboxID+"/logs", ""), self, "logs logEntries")
+	has(r.call("reader", "GET", "/templates/aliases/base", ""), self, "templateID public")
+	r.call("reader", "GET", "/templates/aliases/no-such-template", "").want(404)
+	r.call("reader", "GET", "/templates/aliases/ns%2Fnone", "").want(404)
 	has(r.call("reader", "GET", "/teams", ""), first, "teamID name apiKey isDefault")
 	has(r.call("reader", "GET", "/templates", ""), first, "templateID buildID cpuCount memoryMB diskSizeMB public aliases names createdAt updatedAt createdBy lastSpawnedAt spawnCount buildCount envdVersion buildStatus")
 }
