@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Prepares a development machine: fills data/firecracker with a Linux kernel for virtual machines and a root file system, and checks access
-# to KVM. It may be run again at any time; what is there and whole is kept.
+# Prepares a development machine: fills data/firecracker with the Firecracker release, a Linux kernel for virtual machines and a root file
+# system, and checks access to KVM. It may be run again at any time; what is there and whole is kept, what was interrupted is resumed.
 #
-#   ./dev-setup.sh            all of it
-#   ./dev-setup.sh kernel     only the kernel with its modules
-#   ./dev-setup.sh rootfs     only the root file system
+#   ./dev-setup.sh            all of it: fetched, and where nothing can be fetched, kernel and root file system made from packages
+#   ./dev-setup.sh fetch      only what is fetched: Firecracker, a sample kernel, a sample root file system
+#   ./dev-setup.sh kernel     only the kernel with its modules, from packages
+#   ./dev-setup.sh rootfs     only the root file system, from packages
 #   ./dev-setup.sh kvm        only the check of KVM
 #
 # Exit codes: 0 everything is there and KVM runs guests · 2 everything is there, but KVM cannot be used: sandboxes run on gVisor, or by
-# emulation where that is demanded · 1 something could not be made · 64 wrong use.
+# emulation where that is demanded · 3 all but the Firecracker release is there, which no package has · 4 a file is not what its checksum says
+# · 1 something could not be made or fetched · 64 wrong use.
 #
-# Kernel and root file system come from the distribution's package mirror, by apt and under its signatures. Variables:
-#   TARTARUS_DEV_DIR       where to put them (data/firecracker beside this script)
+# What is fetched is held against the checksum published beside it, and recorded in CHECKSUMS: a later change is refused. What is made comes
+# from the distribution's package mirror, by apt and under its signatures. Variables:
+#   TARTARUS_MIRROR        a mirror of what is fetched: MIRROR/HOST/PATH in place of https://HOST/PATH
+#   TARTARUS_DEV_DIR       where to put everything (data/firecracker beside this script)
 #   TARTARUS_DEV_KERNEL    a kernel to take instead: a vmlinux or vmlinuz file, with its modules in modules/VERSION beside it
 #   TARTARUS_DEV_PACKAGES  packages of the root file system beside the least
 set -euo pipefail
@@ -26,6 +30,7 @@ dir=$(cd "$dir" && pwd)
 
 say() { echo "dev-setup: $*" >&2; }
 die() { say "$*"; exit 1; }
+refuse() { say "$*"; exit 4; } # what is there or came is not what it should be
 need() { command -v "$1" >/dev/null 2>&1 || die "$1 is missing; install it: sudo apt-get install $2"; }
 
 work=
@@ -55,7 +60,129 @@ note() {
 whole() {
   [ -e "$dir/$1" ] && [ -e "$dir/CHECKSUMS" ] && grep -q "  $1\$" "$dir/CHECKSUMS" || return 1
   (cd "$dir" && grep "  $1\$" CHECKSUMS | sha256sum --check --status) && return 0
-  die "$dir/$1 is not what was put there; remove it to have it made anew"
+  refuse "$dir/$1 is not what was put there; remove it to have it made anew"
+}
+
+# Firecracker, and the line of its sample kernels and root file systems.
+version=v1.12.1
+ci=v1.12
+releases=github.com/firecracker-microvm/firecracker/releases/download
+samples=s3.amazonaws.com/spec.ccfc.min
+arch=$(uname -m)
+[ "$arch" != arm64 ] || arch=aarch64
+
+url() { if [ -n "${TARTARUS_MIRROR:-}" ]; then echo "${TARTARUS_MIRROR%/}/$1"; else echo "https://$1"; fi; }
+page() { curl -fsSL --connect-timeout 10 --max-time 60 "$1" 2>/dev/null; }
+sum() { sha256sum "$1" | cut -d' ' -f1; }
+recorded() { [ ! -e "$dir/CHECKSUMS" ] || awk -v f="$1" '$2 == f { print $1 }' "$dir/CHECKSUMS"; }
+
+# download URL FILE: resumable; FILE appears only when it is whole.
+download() {
+  local from=$1 to=$2 try status=0
+  for try in 1 2 3 4 5; do
+    status=0
+    curl -fsSL --connect-timeout 10 --speed-limit 1 --speed-time 30 -C - -o "$to.part" "$from" 2>/dev/null || status=$?
+    case $status in
+      0) mv "$to.part" "$to"; return 0 ;;
+      18 | 28 | 56) sleep "$((try < 3 ? try : 3))" ;; # cut off in the middle: go on from there
+      33) rm -f "$to.part" ;;                         # this server cannot resume: from the start
+      22) # Refused. A part that is as long as the file, or longer, cannot be resumed either.
+        [ -s "$to.part" ] || return 22
+        rm -f "$to.part"
+        ;;
+      *) return "$status" ;;
+    esac
+  done
+  return "$status"
+}
+
+# published URL: the SHA-256 that stands beside an artefact; nothing when none is published.
+published() {
+  local suffix text
+  for suffix in .sha256.txt .sha256; do
+    text=$(page "$1$suffix" | grep -oiE '^[0-9a-f]{64}' | head -n 1 || true)
+    [ -z "$text" ] || { tr 'A-F' 'a-f' <<<"$text"; return; }
+  done
+}
+
+# fetch HOST/PATH FILE [required]: gets an artefact, holds it against the checksum published beside it, and records what it is. With
+# "required" one without a published checksum is refused. It fails when nothing came.
+fetch() {
+  local from want got file=$2
+  if whole "$file"; then say "$file is there"; return; fi
+  from=$(url "$1")
+  download "$from" "$dir/$file" || { say "$from could not be fetched (curl: $?); run this again to go on from there, or name a mirror in TARTARUS_MIRROR"; return 1; }
+  got=$(sum "$dir/$file")
+  want=$(published "$from")
+  if [ -z "$want" ] && [ "${3:-}" = required ]; then
+    rm -f "$dir/$file"
+    refuse "no checksum is published beside $from"
+  elif [ -z "$want" ]; then
+    say "no checksum is published beside $from; what came is recorded, and a later change is refused"
+  elif [ "$want" != "$got" ]; then
+    rm -f "$dir/$file"
+    refuse "$from is not what its published checksum says: $got instead of $want"
+  fi
+  want=$(recorded "$file")
+  if [ -n "$want" ] && [ "$want" != "$got" ]; then
+    rm -f "$dir/$file"
+    refuse "$from has changed since it was recorded in $dir/CHECKSUMS: $got instead of $want; remove its line there if you trust the new one"
+  fi
+  note "$file"
+  say "$file fetched ($(stat -c %s "$dir/$file") bytes)"
+}
+
+# newest PREFIX PATTERN: the newest object whose name matches, from the bucket's listing or a mirror's index of the folder.
+newest() {
+  local text
+  text=$(page "$(url "$samples")/?list-type=2&prefix=$1" || true)
+  grep -q "<Key>" <<<"$text" || text=$(page "$(url "$samples/${1%/*}/")" || true)
+  grep -oE "$2" <<<"$text" | sort -uV | tail -n 1 || true
+}
+
+# release gets the monitor and its jailer.
+release() {
+  local tgz=firecracker-$version-$arch.tgz name
+  if whole firecracker && whole jailer; then say "firecracker and jailer are there"; return; fi
+  fetch "$releases/$version/$tgz" "$tgz" required || return 1
+  for name in firecracker jailer; do
+    tar -xzOf "$dir/$tgz" "release-$version-$arch/$name-$version-$arch" >"$dir/$name.part" || refuse "$tgz does not hold $name"
+    chmod 755 "$dir/$name.part"
+    mv "$dir/$name.part" "$dir/$name"
+    note "$name"
+    say "$name unpacked"
+  done
+}
+
+# sample PREFIX PATTERN: gets the newest sample of a kind, unless one is there.
+sample() {
+  local name
+  name=$(cd "$dir" && ls 2>/dev/null | grep -xE "$2" | sort -V | tail -n 1 || true)
+  [ -n "$name" ] || name=$(newest "$1" "$2")
+  [ -n "$name" ] || { say "nothing like $1 was found at $(url "$samples"); name a mirror in TARTARUS_MIRROR"; return 1; }
+  fetch "$samples/${1%/*}/$name" "$name"
+}
+
+sample_kernel() {
+  sample "firecracker-ci/$ci/$arch/vmlinux-6.1" 'vmlinux-6\.1\.[0-9]+' || return 1
+  local file
+  file=$(cd "$dir" && ls | grep -xE 'vmlinux-6\.1\.[0-9]+' | sort -V | tail -n 1)
+  [ "$arch" != x86_64 ] || [ "$(head -c 4 "$dir/$file" | od -An -tx1 | tr -d ' ')" = 7f454c46 ] || refuse "$dir/$file is no kernel that Firecracker can load"
+}
+
+sample_rootfs() { sample "firecracker-ci/$ci/$arch/ubuntu-" 'ubuntu-[0-9]+\.[0-9]+\.squashfs'; }
+
+# fetch_all gets what Firecracker's makers publish.
+fetch_all() {
+  need curl curl; need sha256sum coreutils; need tar tar; need awk mawk
+  release && sample_kernel && sample_rootfs
+}
+
+# suits tells whether a sample kernel can run sandboxes, too: they need EROFS and overlays, which experiments with the monitor do not.
+suits() {
+  local file
+  file=$(cd "$dir" && ls 2>/dev/null | grep -xE 'vmlinux-6\.1\.[0-9]+' | sort -V | tail -n 1 || true)
+  [ -n "$file" ] && [ -x bin/tartarus ] && bin/tartarus kernel check "$dir/$file" >/dev/null 2>&1
 }
 
 # fetch_kernel fills $1 with vmlinuz, config and modules/VERSION. Other sources of a kernel belong here, before the last.
@@ -138,7 +265,8 @@ rootfs() {
 }
 
 kvm() {
-  if [ ! -e /dev/kvm ]; then
+  local device=${TARTARUS_KVM_DEVICE:-/dev/kvm}
+  if [ ! -e "$device" ]; then
     if grep -qE '(vmx|svm)' /proc/cpuinfo; then
       say "KVM: /dev/kvm is missing; load its module: sudo modprobe kvm_intel (or kvm_amd), or switch virtualisation on in the firmware"
     else
@@ -146,30 +274,44 @@ kvm() {
     fi
     return 2
   fi
-  if [ ! -r /dev/kvm ] || [ ! -w /dev/kvm ]; then
-    say "KVM: no permission for /dev/kvm; join its group: sudo usermod -aG $(stat -c %G /dev/kvm) $USER, and log in again (or, on a machine of your own: sudo chmod 666 /dev/kvm)"
+  if [ ! -r "$device" ] || [ ! -w "$device" ]; then
+    say "KVM: no permission for $device; join its group: sudo usermod -aG $(stat -c %G "$device") $(id -un), and log in again (or, on a machine of your own: sudo chmod 666 $device)"
     return 2
   fi
   # That it opens proves little: a guest is run on it.
   local verdict
-  verdict=$(tartarus doctor --json 2>/dev/null || true)
-  if echo "$verdict" | grep -Eq '^ *"usable": true' <(echo "$verdict" | sed -n '/"kvm": {/,/}/p'); then
+  verdict=$(tartarus doctor --json 2>/dev/null | tr -d '\n' || true)
+  if grep -Eq '"name": "/dev/kvm",[^}]*"status": "ok"' <<<"$verdict"; then
     say "KVM: usable"
     return 0
   fi
-  say "KVM: /dev/kvm opens, but cannot run Linux: $(echo "$verdict" | sed -n '/"kvm": {/,/}/s/^ *"reason": "\(.*\)",\{0,1\}$/\1/p' | head -n 1)"
+  say "KVM: $device opens, but cannot run Linux: $(grep -oE '"name": "/dev/kvm",[^}]*' <<<"$verdict" | sed -n 's/.*"detail": "\([^"]*\)".*/\1/p')"
   return 2
+}
+
+# everything fetches what can be fetched and makes the rest.
+everything() {
+  local code=0 fetched=yes
+  fetch_all || fetched=
+  if [ -z "$fetched" ] || ! suits; then
+    [ -n "$fetched" ] || say "going on with packages of the distribution"
+    kernel
+    rootfs
+  fi
+  kvm || code=$?
+  if ! whole firecracker; then
+    say "Firecracker itself is in no package: run this again where the Internet or a mirror can be reached"
+    code=3
+  fi
+  return "$code"
 }
 
 case "${1:-all}" in
   kernel) kernel ;;
   rootfs) rootfs ;;
   kvm) kvm ;;
-  all)
-    kernel
-    rootfs
-    kvm
-    ;;
-  -h|--help|help) sed -n '2,/^set -euo/p' "$0" | sed '$d; s/^# \{0,1\}//' ;;
+  fetch) fetch_all ;;
+  all) everything ;;
+  -h|--help|help) sed -n '2,/^set -euo/p' dev-setup.sh | sed '$d; s/^# \{0,1\}//' ;;
   *) say "unknown argument $1; --help tells what there is"; exit 64 ;;
 esac
