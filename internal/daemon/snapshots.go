@@ -18,7 +18,7 @@ func (d *Daemon) openSnapshots(p *parts) (*snapshot.Store, error) {
 		return nil, err
 	}
 	return snapshot.New(snapshot.Config{
-		Dir: filepath.Join(p.state, "snapshots"), Blobs: blobs, MaxBytes: d.cfg.Snapshots.MaxMB << 20, Log: d.log,
+		Dir: filepath.Join(p.state, "snapshots"), Node: d.cfg.NodeName, Blobs: blobs, MaxBytes: d.cfg.Snapshots.MaxMB << 20, Log: d.log,
 	})
 }
 

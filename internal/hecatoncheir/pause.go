@@ -35,9 +35,9 @@ func (a *Agent) Pause(ctx context.Context, id string, how tartarus.PauseHow) (ta
 // hibernated keeps its deadline: asleep or not, its time runs.
 func (a *Agent) pauseFor(ctx context.Context, h *held, healthy bool, reason tartarus.Reason, message string) (tartarus.Sandbox, error) {
 	h.mu.Lock()
-	_, can := h.machine.(vmm.DiskMachine) // one that cannot keep its disk alone keeps more than it was asked to
+	_, can := h.machine.(vmm.DiskMachine) // one that cannot keep its disk alone, or does not answer, keeps more than it was asked to
 	h.mu.Unlock()
-	disk := can && h.spec.Lifecycle.PauseOnTimeout && !h.spec.Lifecycle.PauseMemory
+	disk := can && h.spec.Lifecycle.PauseOnTimeout && !h.spec.Lifecycle.PauseMemory && h.answers(ctx) == nil
 	return a.pauseHow(ctx, h, tartarus.PauseHow{Healthy: healthy, Disk: disk}, reason, message)
 }
 

@@ -34,6 +34,24 @@ func (s *Store) removeCopy(ctx context.Context, id string) (found bool, err erro
 	return found, nil
 }
 
+// removeStrays takes out copies of paused sandboxes that this node made and does not know any more: the object store was away when they came back, or this
+// node was killed meanwhile.
+func (s *Store) removeStrays(ctx context.Context) error {
+	copies, err := s.Copies(ctx, Sandbox)
+	if err != nil {
+		return err
+	}
+	for _, m := range copies {
+		if m.Node != s.cfg.Node || !s.doomed(m.ID) {
+			continue
+		}
+		if _, err := s.removeCopy(ctx, m.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Copies reads the manifests of one kind that the object store has. One that is damaged is left out and logged.
 func (s *Store) Copies(ctx context.Context, kind Kind) ([]Manifest, error) {
 	if s.cfg.Blobs == nil {

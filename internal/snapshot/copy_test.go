@@ -174,6 +174,44 @@ func TestSharedChunks(t *testing.T) {
 	}
 }
 
+// TestCopyOfAPausedSandbox holds that a sandbox that comes back does not wait for an object store that is away, and that its copy goes once it is there again.
+func TestCopyOfAPausedSandbox(t *testing.T) {
+	server := s3test.Start(t)
+	blobs := server.Open()
+	s := open(t, snapshot.Config{Blobs: blobs, Node: "n1"})
+	m := meta
+	m.Kind = snapshot.Sandbox
+	first, second := create(t, s, m, 1), create(t, s, m, 2)
+	for _, id := range []string{first.ID, second.ID} {
+		if err := s.Upload(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server.Kill()
+	began := time.Now()
+	if err := s.Remove(t.Context(), first.ID); err != nil || time.Since(began) > 5*time.Second {
+		t.Errorf("removed after %s: %v", time.Since(began), err)
+	}
+	server.Restart()
+	if err := s.Remove(t.Context(), second.ID); err != nil {
+		t.Fatal(err)
+	}
+	// Another process of the same node, which was told of neither.
+	again := open(t, snapshot.Config{Blobs: blobs, Node: "n1"})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- again.Run(ctx) }()
+	waitFor(t, "tidied object store", func() bool {
+		left, err := again.Copies(ctx, snapshot.Sandbox)
+		return err == nil && len(left) == 0
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestBadCopies holds that nothing that is not what was stored is ever restored from, and that nothing of it stays here.
 func TestBadCopies(t *testing.T) {
 	for name, c := range map[string]struct {

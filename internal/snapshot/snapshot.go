@@ -31,6 +31,7 @@ type Meta struct {
 	ID       string             `json:"id"` // empty: one is made
 	Kind     Kind               `json:"kind"`
 	Tenant   string             `json:"tenant,omitempty"`
+	Node     string             `json:"node,omitempty"`    // that took it; the store fills it in
 	Sandbox  string             `json:"sandbox,omitempty"` // whose state it is
 	Names    []string           `json:"names,omitempty"`   // name:tag; a name means one snapshot of a tenant
 	Runtime  string             `json:"runtime"`

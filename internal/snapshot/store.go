@@ -22,6 +22,7 @@ import (
 // Config says where snapshots live.
 type Config struct {
 	Dir   string // this store's alone; made when absent
+	Node  string // whose snapshots these are, in the object store
 	Blobs Blobs  // where copies go; nil keeps everything on this machine
 	// MaxBytes bounds what the snapshots of one tenant may take on disk; 0 sets no bound.
 	MaxBytes int64
@@ -36,6 +37,7 @@ type Store struct {
 	mu    sync.Mutex
 	known map[string]*entry
 	todo  chan string // ids whose digests or copies are wanted; see Run
+	gone  chan string // ids whose copies are not wanted any more
 }
 
 // entry is a snapshot and those who use it.
@@ -61,7 +63,7 @@ func New(c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{cfg: c, log: c.Log, known: map[string]*entry{}, todo: make(chan string, queued)}
+	s := &Store{cfg: c, log: c.Log, known: map[string]*entry{}, todo: make(chan string, queued), gone: make(chan string, queued)}
 	if err := errors.Join(os.RemoveAll(s.tmp()), os.MkdirAll(s.tmp(), 0o700)); err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
@@ -106,6 +108,7 @@ func (s *Store) Create(ctx context.Context, meta Meta, write func(dir string) er
 	if meta.ID == "" {
 		meta.ID = tartarus.NewTemplateID()
 	}
+	meta.Node = s.cfg.Node
 	if meta.Created.IsZero() {
 		meta.Created = time.Now().UTC().Truncate(time.Millisecond)
 	}
@@ -280,7 +283,8 @@ func (s *Store) release(id string, e *entry) {
 }
 
 // Remove takes a snapshot away from this machine and, when it was copied, from the object store. One that is in use goes as soon as it is not, and cannot
-// be opened any more meanwhile. One that is not there is tartarus.NotFound.
+// be opened any more meanwhile. One that is not there is tartarus.NotFound. The copy of a paused sandbox goes later, by Run: nobody asks for it by
+// name, and the sandbox must not wait for an object store that is away.
 func (s *Store) Remove(ctx context.Context, id string) error {
 	s.mu.Lock()
 	e, ok := s.known[id]
@@ -294,6 +298,15 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 		if err := s.unlink(id, e); err != nil {
 			return err
 		}
+	}
+	if ok && e.snap.Kind == Sandbox {
+		if s.cfg.Blobs != nil {
+			select {
+			case s.gone <- id:
+			default: // the next look finds it
+			}
+		}
+		return nil
 	}
 	gone, err := s.removeCopy(ctx, id)
 	if err != nil {

@@ -35,6 +35,11 @@ const (
 	queued = 1024
 	// lookEvery is how often Run looks for what was left undone: a full queue, an object store that was away.
 	lookEvery = time.Minute
+	// scratchAge is how long a snapshot for clones made at once may lie about when whoever asked for it has not removed it: a start takes a
+	// minute at most.
+	scratchAge = 15 * time.Minute
+	// collectEvery is how often Run looks through the object store for what nobody speaks of.
+	collectEvery = time.Hour
 	// parallel is how many chunks are on their way at once. Each takes two buffers of a chunk.
 	parallel = 4
 	// refreshAge is when a chunk that is already there is stored again, so that a collection that has just found it without a reference does
@@ -92,17 +97,62 @@ func (s *Store) Run(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	s.wantAll()
+	collected := time.Time{}
 	for {
+		if now := time.Now(); now.Sub(collected) > collectEvery && len(s.todo) == 0 && len(s.gone) == 0 {
+			collected = now
+			s.tidy(ctx, now)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case id := <-s.gone:
+			if _, err := s.removeCopy(ctx, id); err != nil && ctx.Err() == nil {
+				s.log.Warn("copy of a snapshot not removed yet", "snapshot", id, "error", err)
+			}
 		case id := <-s.todo:
 			if err := s.complete(ctx, id); err != nil && ctx.Err() == nil && !tartarus.Is(err, tartarus.NotFound) {
 				s.note(id, func(p *Progress) { p.State, p.Error = StateFailed, err.Error() })
 				s.log.Warn("snapshot not copied", "snapshot", id, "error", err)
 			}
-		case <-tick.C:
+		case now := <-tick.C:
 			s.wantAll()
+			s.sweepScratch(ctx, now)
+		}
+	}
+}
+
+// tidy takes out of the object store what this node left there, and chunks that nobody speaks of.
+func (s *Store) tidy(ctx context.Context, now time.Time) {
+	if s.cfg.Blobs == nil {
+		return
+	}
+	err := s.removeStrays(ctx)
+	freed := int64(0)
+	if err == nil {
+		freed, err = s.Collect(ctx, now)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("object store not tidied", "error", err)
+	}
+	if freed > 0 {
+		s.log.Info("object store tidied", "freed", freed)
+	}
+}
+
+// sweepScratch removes snapshots for clones whose makers are gone.
+func (s *Store) sweepScratch(ctx context.Context, now time.Time) {
+	s.mu.Lock()
+	var old []string
+	for id, e := range s.known {
+		if e.snap.Scratch && !e.doomed && now.Sub(e.snap.Created) > scratchAge {
+			old = append(old, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, id := range old {
+		if err := s.Remove(ctx, id); err != nil && !tartarus.Is(err, tartarus.NotFound) {
+			s.log.Warn("snapshot for clones not removed", "snapshot", id, "error", err)
 		}
 	}
 }
@@ -225,9 +275,20 @@ func (s *Store) uploadChunks(ctx context.Context, snap Snapshot) error {
 			if ctx.Err() != nil {
 				break
 			}
+			if s.doomed(snap.ID) {
+				return errors.Join(g.Wait(), tartarus.Errorf(tartarus.NotFound, "snapshot %s was removed", snap.ID))
+			}
 		}
 	}
 	return g.Wait()
+}
+
+// doomed reports whether a snapshot is about to go: then there is no use in copying the rest of it.
+func (s *Store) doomed(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.known[id]
+	return !ok || e.doomed
 }
 
 // buffers are reused from chunk to chunk: one for what is read, one for what it is packed into.

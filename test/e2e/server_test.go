@@ -78,7 +78,13 @@ func (l *logBuffer) String() string {
 // stopped, and nothing of it may be left on the host.
 func newServer(t *testing.T, vars ...string) *server {
 	t.Helper()
-	s := &server{t: t, bin: binary(t), data: t.TempDir(), addr: freeAddr(t), vars: vars, log: &logBuffer{}}
+	return newServerIn(t, t.TempDir(), vars...)
+}
+
+// newServerIn is newServer on a data folder that may hold something already.
+func newServerIn(t *testing.T, data string, vars ...string) *server {
+	t.Helper()
+	s := &server{t: t, bin: binary(t), data: data, addr: freeAddr(t), vars: vars, log: &logBuffer{}}
 	s.start()
 	t.Cleanup(s.finish)
 	return s

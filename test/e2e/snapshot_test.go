@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,6 +17,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
 	"github.com/tartarus-sandbox/tartarus/client"
+	"github.com/tartarus-sandbox/tartarus/internal/store/s3/s3test"
 )
 
 // fact is one thing that a clone must have of its own, or must share with its source.
@@ -258,6 +262,82 @@ func TestDiskOnly(t *testing.T) {
 		t.Fatalf("reboot: %s\n%s", out, s.log)
 	}
 	rebooted("rebooted")
+}
+
+// TestAgentThatDoesNotAnswer pauses a sandbox whose agent is stopped: strictly it is refused, else it is marked and can only be rebooted.
+func TestAgentThatDoesNotAnswer(t *testing.T) {
+	s := newServer(t)
+	id := s.create().SandboxID
+	s.sh(id, "echo kept > /home/user/kept")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	stop := exec.CommandContext(ctx, s.bin, "exec", "--user", "root", id, "--", "kill", "-STOP", "1")
+	stop.Env = s.env()
+	_ = stop.Run() // nobody is there to say how it went
+	for how, o := range map[string]client.PauseOptions{"strict": {Strict: true}, "disk": {DiskOnly: true}} {
+		if err := s.PauseWith(t.Context(), id, o); !tartarus.Is(err, tartarus.Unavailable) {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+	if d, err := s.Get(t.Context(), id); err != nil || d.State != "running" {
+		t.Fatalf("refused, it is %+v, %v", d, err)
+	}
+	if err := s.Pause(t.Context(), id); err != nil {
+		t.Fatalf("pause: %v\n%s", err, s.log)
+	}
+	if d, err := s.Get(t.Context(), id); err != nil || !d.AgentLost || d.PauseMode != "full" {
+		t.Errorf("paused, it is %+v, %v", d, err)
+	}
+	_, err := s.Connect(t.Context(), id, time.Minute)
+	if e, ok := errors.AsType[*tartarus.Error](err); !ok || e.Kind != tartarus.Conflict || e.Code != tartarus.CodeAgentLost {
+		t.Errorf("connect: %v", err)
+	}
+	if _, err := s.Reboot(t.Context(), id, time.Minute); err != nil {
+		t.Fatalf("reboot: %v\n%s", err, s.log)
+	}
+	if got := s.sh(id, "cat /home/user/kept"); got != "kept" {
+		t.Errorf("rebooted, it holds %q", got)
+	}
+}
+
+// TestCopiesInABucket has a server keep copies of snapshots in a real S3 server, and another one, on another data folder, use them.
+func TestCopiesInABucket(t *testing.T) {
+	bucket := s3test.Start(t).Config()
+	vars := []string{
+		"TARTARUS_S3_ENDPOINT=" + bucket.Endpoint, "TARTARUS_S3_BUCKET=" + bucket.Bucket, "TARTARUS_S3_ACCESS_KEY=" + bucket.AccessKey,
+		"TARTARUS_S3_SECRET_KEY=" + bucket.SecretKey, "TARTARUS_S3_PREFIX=" + bucket.Prefix,
+	}
+	s := newServer(t, vars...)
+	source := s.create()
+	s.sh(source.SandboxID, "echo kept > /home/user/kept")
+	out, code := s.cli("snapshot", "create", "--wait", "--name", "shared", "--disk", source.SandboxID)
+	if code != 0 || !strings.Contains(out, "copied") {
+		t.Fatalf("snapshot create: %s\n%s", out, s.log)
+	}
+	// A snapshot fits the very image that it stands on: the other machine has the same templates.
+	data := t.TempDir()
+	if err := os.CopyFS(filepath.Join(data, "templates"), os.DirFS(filepath.Join(s.data, "templates"))); err != nil {
+		t.Fatal(err)
+	}
+	there := newServerIn(t, data, append(vars, "TARTARUS_NODE_NAME=other")...)
+	sb, err := there.Create(t.Context(), api.NewSandbox{TemplateID: "shared"}, client.CreateOptions{})
+	if err != nil {
+		t.Fatalf("create: %v\n%s", err, there.log)
+	}
+	if got := there.sh(sb.SandboxID, "cat /home/user/kept"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+	for _, log := range []string{s.log.String(), there.log.String()} {
+		if strings.Contains(log, bucket.SecretKey) || strings.Contains(log, bucket.AccessKey) {
+			t.Error("credentials are logged")
+		}
+	}
+	if out, code := s.cli("snapshot", "rm", "shared"); code != 0 {
+		t.Errorf("rm: %s", out)
+	}
+	if list, err := there.Snapshots(t.Context(), client.SnapshotOptions{}); err != nil || len(list) > 1 {
+		t.Errorf("left: %+v, %v", list, err)
+	}
 }
 
 // TestDamagedWhilePaused holds that a damaged snapshot is found before anything runs, that it is named, and that the sandbox stays paused.
