@@ -140,6 +140,7 @@ var forbidden = []struct{ prefix, except, reason string }{
 	{"github.com/aws/aws-sdk-go-v2", "internal/store/s3", "a store's library stays behind its seam"},
 	{"github.com/google/nftables", "internal/network", "one owner of the packet filter"},
 	{"github.com/hashicorp/yamux", "internal/link", "how streams share a connection is the link's own affair"},
+	{"github.com/prometheus/", "internal/telemetry", "who counts knows an interface of his own, not a library"},
 	{"github.com/spf13/cobra", "internal/cli", "verbs live in the command line"},
 }
 

@@ -74,6 +74,9 @@ type Config struct {
 	EnableHypnos bool `key:"enableHypnos" env:"ENABLE_HYPNOS"`
 	// Hypnos says when a sandbox counts as idle.
 	Hypnos Hypnos `key:"hypnos"`
+	// MetricsAddr is where this process serves its metrics without any key (host:port), besides the API's own route and the control socket. It belongs on
+	// an address that only a Prometheus reaches. Empty switches it off.
+	MetricsAddr string `key:"metricsAddr" env:"TARTARUS_METRICS_ADDR"`
 	// LogLevel is the least severe level that is logged: debug, info, warn or error.
 	LogLevel string `key:"logLevel" env:"TARTARUS_LOG_LEVEL"`
 	// LogFormat is text or json.
@@ -272,6 +275,7 @@ func (c Config) Validate() error {
 	check(c.VolumesDir == "" || filepath.IsAbs(c.VolumesDir), "volumesDir %q must be an absolute path, or empty", c.VolumesDir)
 	check(validAddr(c.APIAddr), "apiAddr %q must be host:port", c.APIAddr)
 	check(c.EdgeAddr == "" || c.EdgeAddr == EdgeOff || validAddr(c.EdgeAddr), "edgeAddr %q must be host:port, or off", c.EdgeAddr)
+	check(c.MetricsAddr == "" || validAddr(c.MetricsAddr), "metricsAddr %q must be host:port, or empty to switch it off", c.MetricsAddr)
 	check(domainName.MatchString(c.Domain), "domain %q must be a lower-case host name", c.Domain)
 	check((c.EdgeCertFile == "") == (c.EdgeKeyFile == ""), "edgeCertFile and edgeKeyFile go together")
 	check(plainName.MatchString(c.Runtime), "runtime %q must be auto or the name of a runtime", c.Runtime)

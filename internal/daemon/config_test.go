@@ -30,6 +30,7 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 		"timeout":           {func(c *Config) { c.Limits.DefaultTimeout = 48 * time.Hour }, "limits.defaultTimeout"},
 		"memory":            {func(c *Config) { c.Limits.DefaultMemoryMB = 64 }, "limits.defaultMemoryMB"},
 		"vcpu":              {func(c *Config) { c.Limits.DefaultVCPU = 0 }, "limits.defaultVCPU"},
+		"metrics":           {func(c *Config) { c.MetricsAddr = "9090" }, "metricsAddr"},
 		"hypnos":            {func(c *Config) { c.Hypnos.IdleAfter = 0 }, "hypnos.idleAfter"},
 		"grace":             {func(c *Config) { c.Limits.MaxGrace = time.Hour }, "limits.maxGrace"},
 		"end grace":         {func(c *Config) { c.Limits.MaxGrace = time.Second }, "limits.endGrace"},

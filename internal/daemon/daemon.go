@@ -20,6 +20,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
+	"github.com/tartarus-sandbox/tartarus/internal/telemetry"
 	"github.com/tartarus-sandbox/tartarus/internal/thanatos"
 )
 
@@ -80,6 +81,7 @@ type parts struct {
 	uplink    *link.Uplink // of a node whose control plane is elsewhere
 	secrets   *secret.Vault
 	volumes   *olympus.Volumes
+	metrics   *telemetry.Registry
 	templates *templates
 	slots     *network.Pool
 	agent     *hecatoncheir.Agent
@@ -111,7 +113,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	if d.cfg.Part != Control && os.Geteuid() != 0 {
 		return tartarus.Errorf(tartarus.Unsupported, "running sandboxes needs root, for network namespaces and control groups")
 	}
-	p := &parts{}
+	p := &parts{metrics: telemetry.New(d.version)}
 	defer func() { err = errors.Join(err, p.close(ctx)) }()
 	if err := d.open(ctx, p); err != nil {
 		return err
@@ -210,8 +212,11 @@ func (d *Daemon) openNode(ctx context.Context, p *parts) (err error) {
 			return err
 		}
 	}
-	p.agent, err = d.openAgent(p)
-	return err
+	if p.agent, err = d.openAgent(p); err != nil {
+		return err
+	}
+	p.metrics.Watch(func() telemetry.State { return telemetry.State(p.agent.Stats()) })
+	return nil
 }
 
 // openAgent makes the node agent with every runtime that this build has.
@@ -241,7 +246,7 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		return nil, err
 	}
 	return hecatoncheir.New(hecatoncheir.Config{
-		Snapshots: snapshots, Hypnos: idle,
+		Snapshots: snapshots, Hypnos: idle, Meter: p.metrics.Node(),
 		Name: d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
 		Control: control, Journal: p.db.Journal(), Catalog: catalog,
 		Templates: known, Drivers: drivers, Slots: p.slots, Volumes: volumes,
@@ -278,7 +283,8 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 		return err
 	}
 	p.api, err = olympus.New(olympus.Config{
-		Audit: p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf,
+		Metrics: p.metrics.Handler(),
+		Audit:   p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf,
 		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
 		Secrets: p.secrets, Volumes: p.volumes, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,

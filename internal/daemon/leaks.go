@@ -177,6 +177,7 @@ func (d *Daemon) serveLocal(ctx context.Context, p *parts) error {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(answer) // whoever asked and went has no use for an error
 	})
+	mux.Handle("/metrics", p.metrics.Handler())
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)

@@ -79,6 +79,9 @@ func (d *Daemon) serveParts(ctx context.Context, p *parts, api, nodes net.Listen
 	if p.hub != nil {
 		g.Go(func() error { return p.hub.Run(gctx, nodes) })
 	}
+	if d.cfg.MetricsAddr != "" {
+		g.Go(func() error { return d.serveMetrics(gctx, p) })
+	}
 	if p.kept.shared {
 		g.Go(func() error { return d.keepKey(gctx, p) })
 	}

@@ -42,6 +42,8 @@ type Config struct {
 	Audit  *audit.Log
 	Sealer *audit.Sealer
 
+	// Metrics answers with the counters of this process. May be nil.
+	Metrics http.Handler
 	// Domain is the wildcard domain of the edge, with its port where that is not 443. Clients are told it, so that they find
 	// {port}-{sandbox}.{domain}; empty leaves them to their own setting.
 	Domain string

@@ -46,6 +46,7 @@ var routes = []route{
 	{"GET", "/healthz", anyone, (*Server).health},
 	{"GET", "/readyz", anyone, (*Server).ready},
 	{"GET", "/openapi.yaml", anyone, (*Server).document},
+	{"GET", "/metrics", tenant.Operator, (*Server).scrape},
 
 	{"GET", "/audit", tenant.Operator, (*Server).listAudit},
 	{"GET", "/audit/export", tenant.Operator, (*Server).exportAudit},
@@ -238,6 +239,15 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request, who caller) error
 		return err
 	}
 	return s.health(w, r, who)
+}
+
+// scrape serves the counters of this process.
+func (s *Server) scrape(w http.ResponseWriter, r *http.Request, _ caller) error {
+	if s.cfg.Metrics == nil {
+		return tartarus.Errorf(tartarus.NotFound, "this server keeps no metrics")
+	}
+	s.cfg.Metrics.ServeHTTP(w, r)
+	return nil
 }
 
 // document serves the description of all this.

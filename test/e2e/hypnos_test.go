@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -303,6 +304,12 @@ func TestManySleepers(t *testing.T) {
 	if left := s.processes(); left != 0 {
 		t.Errorf("%d sandbox processes although all %d sleep", left, n)
 	}
+	if got := s.metric("tartarus_node_hibernated_sandboxes"); got != float64(n) {
+		t.Errorf("the metrics say that %v sleep, not %d", got, n)
+	}
+	if got := s.metric("tartarus_node_hibernated_memory_bytes"); got < float64(n)*(1<<20) {
+		t.Errorf("the metrics say that %v bytes are saved by %d sandboxes", got, n)
+	}
 	s.kill()
 	s.start()
 	for _, id := range ids {
@@ -315,4 +322,41 @@ func TestManySleepers(t *testing.T) {
 			t.Errorf("sandbox %d holds %q", i, got)
 		}
 	})
+	if got := s.metric(`tartarus_wakes_total{result="ok"}`); got < float64(n) {
+		t.Errorf("the metrics count %v wakes of %d sandboxes", got, n)
+	}
+}
+
+// metric reads one sample from the API, as a Prometheus with the admin key would.
+func (s *server) metric(name string) float64 {
+	s.t.Helper()
+	key, err := os.ReadFile(filepath.Join(s.data, "admin.key"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, "http://"+s.addr+"/metrics", nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(key)))
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		s.t.Fatalf("metrics: status %d, %v\n%s", res.StatusCode, err, text)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+" "); ok {
+			f, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return f
+		}
+	}
+	s.t.Fatalf("there is no metric %s", name)
+	return 0
 }
