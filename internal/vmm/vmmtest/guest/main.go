@@ -42,7 +42,7 @@ var verbs = map[string]func(args []string) error{
 	"init": initProcess, "args": printArgs, "eat": eat, "bomb": bomb, "fill": fill, "spin": spin, "cat": cat,
 	"write": write, "sleep": sleep, "exit": exit, "dial": dial, "cpus": cpus, "hostname": hostname, "uid": uid,
 	"raise": raise, "remount": remount, "wild": wild, "as": as, "fetch": fetch,
-	"send": send, "pour": pour, "lonely": lonely, "litter": litter, "tree": tree,
+	"send": send, "pour": pour, "lonely": lonely, "panic": kernelPanic, "litter": litter, "tree": tree,
 }
 
 func main() {
@@ -308,6 +308,12 @@ func lonely([]string) error {
 	}
 	os.Exit(42)
 	return nil
+}
+
+// kernelPanic ends the guest's kernel, where it has one of its own.
+func kernelPanic([]string) error {
+	time.Sleep(200 * time.Millisecond) // until whoever started it has heard so
+	return os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 }
 
 func cpus([]string) error {
