@@ -35,6 +35,9 @@ const (
 	queued = 1024
 	// lookEvery is how often Run looks for what was left undone: a full queue, an object store that was away.
 	lookEvery = time.Minute
+	// settleTime is how long a paused sandbox must have slept before its digests are made: whoever comes back at once would find the processor
+	// busy with them, and they would be for nothing.
+	settleTime = 20 * time.Second
 	// scratchAge is how long a snapshot for clones made at once may lie about when whoever asked for it has not removed it: a start takes a
 	// minute at most.
 	scratchAge = 15 * time.Minute
@@ -170,6 +173,13 @@ func (s *Store) wantAll() {
 
 // complete hashes and copies one snapshot.
 func (s *Store) complete(ctx context.Context, id string) error {
+	s.mu.Lock()
+	e, ok := s.known[id]
+	early := ok && e.snap.Kind == Sandbox && time.Since(e.snap.Created) < settleTime
+	s.mu.Unlock()
+	if early {
+		return nil // the next look finds it
+	}
 	s.note(id, func(p *Progress) { p.State = StateHashing })
 	snap, err := s.Hash(ctx, id)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -402,5 +403,86 @@ func rewrite(t *testing.T, name string, f func([]byte) []byte) {
 	}
 	if err := os.WriteFile(name, f(b), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestTemplateRebuiltMeanwhile holds that a paused sandbox, and a snapshot, come back on the version of the template that they were made from, though
+// the template is built anew meanwhile, and that the old version goes with the last of them.
+func TestTemplateRebuiltMeanwhile(t *testing.T) {
+	s := newServer(t)
+	root := t.TempDir()
+	out, code := s.cli("run", "--template", "tiny", "--", "sh", "-c", "cd / && tar cf - bin etc usr lib root home 2>/dev/null | base64")
+	if code != 0 {
+		t.Skipf("the tiny template cannot be packed by its own tools: %s", out)
+	}
+	packed := filepath.Join(root, "tiny.b64")
+	if err := os.WriteFile(packed, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tree := filepath.Join(root, "tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("sh", "-c", "base64 -d "+packed+" | tar xf - -C "+tree).CombinedOutput(); err != nil {
+		t.Fatalf("unpack: %v\n%s", err, out)
+	}
+	build := func(version string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(tree, "etc", "version"), []byte(version), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), s.bin, "template", "build", "mine", "--from", "dir:"+tree, "--data", s.data)
+		cmd.Env = slices.DeleteFunc(s.env(), func(v string) bool { return strings.HasPrefix(v, "TARTARUS_URL=") })
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("build: %v\n%s", err, out)
+		}
+	}
+	images := func() int {
+		found, err := filepath.Glob(filepath.Join(s.data, "templates", "images", "*.erofs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(found)
+	}
+	build("one")
+	id := s.create(func(n *api.NewSandbox) { n.TemplateID = "mine" }).SandboxID
+	snap, err := s.Snapshot(t.Context(), id, "", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PauseWith(t.Context(), id, client.PauseOptions{DiskOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	before := images()
+	build("two")
+	if n := images(); n != before+1 {
+		t.Errorf("%d images, and %d before", n, before)
+	}
+	s.kill()
+	s.start()
+	if _, err := s.Connect(t.Context(), id, time.Minute); err != nil {
+		t.Fatalf("connect: %v\n%s", err, s.log)
+	}
+	clone, err := s.Create(t.Context(), api.NewSandbox{TemplateID: snap.SnapshotID}, client.CreateOptions{})
+	if err != nil {
+		t.Fatalf("create: %v\n%s", err, s.log)
+	}
+	fresh := s.create(func(n *api.NewSandbox) { n.TemplateID = "mine" }).SandboxID
+	for sb, want := range map[string]string{id: "one", clone.SandboxID: "one", fresh: "two"} {
+		if got := s.sh(sb, "cat /etc/version"); got != want {
+			t.Errorf("sandbox %s is of version %s, want %s", sb, got, want)
+		}
+	}
+	if err := s.RemoveSnapshot(t.Context(), snap.SnapshotID); err != nil {
+		t.Fatal(err)
+	}
+	for _, sb := range []string{id, clone.SandboxID} {
+		if err := s.Kill(t.Context(), sb); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build("three") // the next change of the records lets go of what nobody holds
+	if n := images(); n != before+1 {
+		t.Errorf("%d images are left, want %d", n, before+1)
 	}
 }

@@ -1,5 +1,7 @@
 """Pause, resume, fork and snapshots. Each test counts from the day its route is served."""
 
+import inspect
+
 import e2b
 import pytest
 from e2b import SandboxQuery, SandboxState
@@ -75,6 +77,54 @@ async def test_beta_pause_and_kill_while_paused(make):
     assert await sandbox.kill() is True
     with pytest.raises(e2b.SandboxNotFoundException):
         await Sandbox.connect(sandbox.sandbox_id)
+
+
+def has_modes():
+    """Whether this release can keep the files alone, and bring them back by a reboot."""
+    return "mode" in inspect.signature(e2b.Sandbox.pause).parameters
+
+
+@works("Sandbox.pause", "Sandbox.connect")
+async def test_files_alone_and_reboot(make):
+    pause_landed()
+    if not has_modes():
+        pytest.skip("this release pauses with memory only")
+    sandbox = await make(timeout=300)
+    await counting(sandbox)
+    await sandbox.files.write("/home/user/kept", "on disk")
+    assert await sandbox.pause(mode="filesystem") is True
+    booted = await Sandbox.connect(sandbox.sandbox_id, timeout=300)
+    assert await booted.files.read("/home/user/kept") == "on disk"
+    first = await booted.files.read("/tmp/count")
+    await lane.pause(0.5)
+    assert await booted.files.read("/tmp/count") == first  # nobody counts any more
+    await counting(booted)
+    assert await booted.pause(strict=True) is True
+    assert (await booted.get_info()).envd_unresponsive_at_pause is None
+    again = await Sandbox.connect(sandbox.sandbox_id, timeout=300, on_resume="reboot")
+    assert await again.files.read("/home/user/kept") == "on disk"
+    first = await again.files.read("/tmp/count")
+    await lane.pause(0.5)
+    assert await again.files.read("/tmp/count") == first
+
+
+@works("Sandbox.create_snapshot", "Sandbox.create")
+async def test_snapshot_of_the_files_alone(make):
+    snapshots_landed()
+    if not has_modes():
+        pytest.skip("this release keeps memory always")
+    sandbox = await make()
+    await counting(sandbox)
+    await sandbox.files.write("/home/user/state", "in the snapshot")
+    snapshot = await sandbox.create_snapshot(mode="filesystem")
+    try:
+        copy = await make(template=snapshot.snapshot_id)
+        assert await copy.files.read("/home/user/state") == "in the snapshot"
+        first = await copy.files.read("/tmp/count")
+        await lane.pause(0.5)
+        assert await copy.files.read("/tmp/count") == first
+    finally:
+        await Sandbox.delete_snapshot(snapshot.snapshot_id)
 
 
 @works("Sandbox.create", "Sandbox.get_info", "Sandbox.connect")
