@@ -88,7 +88,7 @@ def has_modes():
 async def test_files_alone_and_reboot(make):
     pause_landed()
     if not has_modes():
-        pytest.skip("this release pauses with memory only")
+        pytest.skip("n/a: this release pauses with memory only")
     sandbox = await make(timeout=300)
     await counting(sandbox)
     await sandbox.files.write("/home/user/kept", "on disk")
@@ -112,7 +112,7 @@ async def test_files_alone_and_reboot(make):
 async def test_snapshot_of_the_files_alone(make):
     snapshots_landed()
     if not has_modes():
-        pytest.skip("this release keeps memory always")
+        pytest.skip("n/a: this release keeps memory always")
     sandbox = await make()
     await counting(sandbox)
     await sandbox.files.write("/home/user/state", "in the snapshot")
