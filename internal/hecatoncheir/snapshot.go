@@ -143,11 +143,23 @@ func (a *Agent) discard(ctx context.Context, id string) error {
 	return nil
 }
 
-// fromSnapshot makes a machine from a snapshot: as it was, or booted when only its disk was kept or is wanted.
+// fromSnapshot makes a machine from a snapshot: as it was, or booted when only its disk was kept or is wanted. One that is damaged here is replaced by its copy,
+// where there is one.
 func (a *Agent) fromSnapshot(ctx context.Context, d vmm.Driver, c vmm.Config, id string, reboot bool) (m vmm.Machine, booted bool, err error) {
+	m, booted, err = a.tryFrom(ctx, d, c, id, reboot)
+	if tartarus.Is(err, tartarus.Corrupt) && a.snapshots.Mend(ctx, id) == nil {
+		m, booted, err = a.tryFrom(ctx, d, c, id, reboot)
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return m, booted, nil
+}
+
+func (a *Agent) tryFrom(ctx context.Context, d vmm.Driver, c vmm.Config, id string, reboot bool) (m vmm.Machine, booted bool, err error) {
 	snap, release, err := a.snapshots.Get(ctx, id)
 	if tartarus.Is(err, tartarus.NotFound) {
-		return nil, false, tartarus.Errorf(tartarus.Corrupt, "snapshot %s is gone from this node, and there is no copy of it", id)
+		return nil, false, tartarus.Errorf(tartarus.Corrupt, "it is gone from this node, and there is no copy of it")
 	}
 	if err != nil {
 		return nil, false, err
@@ -161,21 +173,32 @@ func (a *Agent) fromSnapshot(ctx context.Context, d vmm.Driver, c vmm.Config, id
 	if !ok {
 		return nil, false, tartarus.Errorf(tartarus.Unsupported, "runtime %s cannot boot from a disk that was kept", d.Name())
 	}
-	disk := snap.Dir()
-	if !snap.Disk {
-		if err := os.MkdirAll(a.extractDir(), 0o700); err != nil {
-			return nil, false, err
-		}
-		if disk, err = os.MkdirTemp(a.extractDir(), id+"-"); err != nil {
-			return nil, false, err
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(disk)) }()
-		if err := disks.ExtractDisk(ctx, c, snap.Dir(), disk); err != nil {
-			return nil, false, err
-		}
+	if snap.Disk {
+		m, err = disks.BootDisk(ctx, c, snap.Dir())
+		return m, true, err
 	}
-	m, err = disks.BootDisk(ctx, c, disk)
+	m, err = a.reboot(ctx, disks, c, snap)
 	return m, true, err
+}
+
+// reboot boots from the disk of a whole snapshot.
+func (a *Agent) reboot(ctx context.Context, d vmm.DiskDriver, c vmm.Config, snap snapshot.Snapshot) (m vmm.Machine, err error) {
+	if err := os.MkdirAll(a.extractDir(), 0o700); err != nil {
+		return nil, err
+	}
+	disk, err := os.MkdirTemp(a.extractDir(), snap.ID+"-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if rmErr := os.RemoveAll(disk); rmErr != nil {
+			a.log.Warn("extracted disk not removed", "snapshot", snap.ID, "error", rmErr) // the next start does
+		}
+	}()
+	if err := d.ExtractDisk(ctx, c, snap.Dir(), disk); err != nil {
+		return nil, err
+	}
+	return d.BootDisk(ctx, c, disk)
 }
 
 // extractDir is for disks on their way out of whole snapshots. What a killed agent left there is removed by the next.

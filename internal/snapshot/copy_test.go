@@ -212,6 +212,46 @@ func TestCopyOfAPausedSandbox(t *testing.T) {
 	}
 }
 
+// TestMend holds that a snapshot that is damaged here becomes its copy again, where there is one.
+func TestMend(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, snapshot.Config{Dir: root, Blobs: folder(t)})
+	snap := create(t, s, meta, 1)
+	if err := s.Mend(t.Context(), snap.ID); !tartarus.Is(err, tartarus.NotFound) {
+		t.Error("without a copy: ", err)
+	}
+	if err := s.Upload(t.Context(), snap.ID); err != nil {
+		t.Fatal(err)
+	}
+	whole := t.TempDir()
+	if err := os.CopyFS(filepath.Join(whole, "files"), os.DirFS(snap.Dir())); err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func() error{
+		"truncated": func() error { return os.Truncate(filepath.Join(snap.Dir(), "pages.img"), 1) },
+		"missing":   func() error { return os.Remove(filepath.Join(snap.Dir(), "pages.img")) },
+		"manifest":  func() error { return os.WriteFile(filepath.Join(root, snap.ID, "manifest.json"), []byte("{"), 0o600) },
+	} {
+		if err := damage(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Open(snap.ID); !tartarus.Is(err, tartarus.Corrupt) {
+			t.Errorf("%s: open: %v", name, err)
+		}
+		if err := s.Mend(t.Context(), snap.ID); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, err := s.Verify(t.Context(), snap.ID); err != nil {
+			t.Errorf("%s: mended: %v", name, err)
+		}
+		sameFiles(t, filepath.Join(whole, "files"), snap.Dir())
+	}
+	if err := s.Remove(t.Context(), snap.ID); err != nil {
+		t.Fatal(err)
+	}
+	onlyTmp(t, root)
+}
+
 // TestBadCopies holds that nothing that is not what was stored is ever restored from, and that nothing of it stays here.
 func TestBadCopies(t *testing.T) {
 	for name, c := range map[string]struct {

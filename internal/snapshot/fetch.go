@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -54,6 +55,68 @@ func (s *Store) fetch(ctx context.Context, id string) error {
 	}
 	s.note(id, func(p *Progress) { *p = Progress{State: StateCopied, Done: m.held(), Total: m.held()} })
 	return nil
+}
+
+// Mend replaces a snapshot that is damaged on this machine by its copy in the object store. Without one it is tartarus.NotFound. Those who read the
+// damaged files go on doing so.
+func (s *Store) Mend(ctx context.Context, id string) error {
+	if s.cfg.Blobs == nil {
+		return tartarus.Errorf(tartarus.NotFound, "there is no copy of snapshot %s", id)
+	}
+	s.mu.Lock()
+	e, ok := s.known[id]
+	s.mu.Unlock()
+	if !ok {
+		return tartarus.Errorf(tartarus.NotFound, "snapshot %.40q is not on this node", id)
+	}
+	m, err := s.copied(ctx, id)
+	if err != nil {
+		return fmt.Errorf("mend snapshot %s: %w", id, err)
+	}
+	tmp, err := os.MkdirTemp(s.tmp(), id+"-")
+	if err != nil {
+		return fmt.Errorf("mend snapshot %s: %w", id, err)
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // what stays goes with the next start
+	fresh := filepath.Join(tmp, "new")
+	err = os.Mkdir(fresh, 0o700)
+	if err == nil {
+		err = s.download(ctx, m, filepath.Join(fresh, "files"))
+	}
+	if err == nil {
+		err = writeManifest(fresh, m)
+	}
+	if err == nil {
+		err = s.swap(e, m, fresh, filepath.Join(tmp, "old"))
+	}
+	if err != nil {
+		return fmt.Errorf("mend snapshot %s: %w", id, err)
+	}
+	s.log.Warn("damaged snapshot replaced by its copy", "snapshot", id, "tenant", m.Tenant)
+	return nil
+}
+
+// swap puts a fresh folder in the place of a damaged one, with the image that the latter held.
+func (s *Store) swap(e *entry, m Manifest, fresh, old string) error {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	if s.doomed(m.ID) {
+		return tartarus.Errorf(tartarus.NotFound, "snapshot %s was removed", m.ID)
+	}
+	final := filepath.Join(s.cfg.Dir, m.ID)
+	if err := os.Link(filepath.Join(final, "base"), filepath.Join(fresh, "base")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(final, old); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, final); err != nil {
+		return errors.Join(err, os.Rename(old, final))
+	}
+	s.mu.Lock()
+	e.snap.Manifest = m
+	s.mu.Unlock()
+	return syncPath(s.cfg.Dir)
 }
 
 // copied reads a manifest from the object store.
