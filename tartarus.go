@@ -21,22 +21,23 @@ const AgentPath = "/usr/bin/tartarus-guest"
 // Spec is what a caller asked for, after defaults and policy amended it. It is fixed
 // when a sandbox is created.
 type Spec struct {
-	ID         string            `json:"id"`
-	Tenant     string            `json:"tenant"`
-	TemplateID string            `json:"templateID"`
-	BuildID    string            `json:"buildID,omitempty"`  // the version of the template; empty is the current one
-	Template   string            `json:"template,omitempty"` // the name it was asked by
-	Resources  Resources         `json:"resources"`
-	Metadata   map[string]string `json:"metadata,omitempty"`
-	Env        map[string]string `json:"env,omitempty"`
-	Network    Network           `json:"network"`
-	Lifecycle  Lifecycle         `json:"lifecycle"`
-	Volumes    []VolumeMount     `json:"volumes,omitempty"`
-	Timeout    time.Duration     `json:"timeout"`
-	Runtime    string            `json:"runtime,omitempty"` // demanded runtime; empty lets the node choose
-	Secrets    Secrets           `json:"secrets"`
-	RequestID  string            `json:"requestID,omitempty"`
-	SnapshotID string            `json:"snapshotID,omitempty"` // restored from this instead of booted from the template
+	ID         string                   `json:"id"`
+	Tenant     string                   `json:"tenant"`
+	TemplateID string                   `json:"templateID"`
+	BuildID    string                   `json:"buildID,omitempty"`  // the version of the template; empty is the current one
+	Template   string                   `json:"template,omitempty"` // the name it was asked by
+	Resources  Resources                `json:"resources"`
+	Metadata   map[string]string        `json:"metadata,omitempty"`
+	Env        map[string]string        `json:"env,omitempty"`
+	Network    Network                  `json:"network"`
+	Lifecycle  Lifecycle                `json:"lifecycle"`
+	Volumes    []VolumeMount            `json:"volumes,omitempty"`
+	Identity   map[string]IdentityToken `json:"identity,omitempty"` // by name
+	Timeout    time.Duration            `json:"timeout"`
+	Runtime    string                   `json:"runtime,omitempty"` // demanded runtime; empty lets the node choose
+	Secrets    Secrets                  `json:"secrets"`
+	RequestID  string                   `json:"requestID,omitempty"`
+	SnapshotID string                   `json:"snapshotID,omitempty"` // restored from this instead of booted from the template
 }
 
 // Secrets are a sandbox's bearer tokens. They travel in records and jobs, never in logs.
@@ -68,9 +69,37 @@ type Network struct {
 	Allow []string `json:"allow,omitempty"`
 	Deny  []string `json:"deny,omitempty"`
 	// PublicTraffic off means that ingress needs the traffic token.
-	PublicTraffic   bool   `json:"publicTraffic"`
-	MaskRequestHost string `json:"maskRequestHost,omitempty"`
-	HTTPSPorts      []int  `json:"httpsPorts,omitempty"`
+	PublicTraffic bool `json:"publicTraffic"`
+	// DNS are name servers to ask instead of the host's, reachable whatever else is. Not nil and empty: none.
+	DNS []string `json:"dns,omitempty"`
+	// Proxy is what outgoing TCP goes through.
+	Proxy *EgressProxy `json:"proxy,omitempty"`
+	// Transforms are headers put into HTTPS requests, by host name or *.domain. Values may hold placeholders.
+	Transforms      map[string]map[string]string `json:"transforms,omitempty"`
+	MaskRequestHost string                       `json:"maskRequestHost,omitempty"`
+	HTTPSPorts      []int                        `json:"httpsPorts,omitempty"`
+}
+
+// EgressProxy is a SOCKS5 server. It travels in records and jobs, never in logs.
+type EgressProxy struct {
+	Address    string `json:"address"` // host:port
+	Username   string `json:"username,omitempty"`
+	Password   string `json:"password,omitempty"`
+	TLS        bool   `json:"tls,omitempty"`
+	ServerName string `json:"serverName,omitempty"`
+	CACert     string `json:"caCert,omitempty"` // PEM
+}
+
+// LogValue keeps the password out of structured logs.
+func (EgressProxy) LogValue() string { return "[redacted]" }
+
+// String keeps the password out of formatted messages.
+func (EgressProxy) String() string { return "[redacted]" }
+
+// IdentityToken is a token by which a sandbox can prove who it is, where a header's placeholder names it.
+type IdentityToken struct {
+	Audience string `json:"audience"`
+	Type     string `json:"type"`
 }
 
 // VolumeMount puts a volume into a sandbox.

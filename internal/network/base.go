@@ -27,6 +27,7 @@ const (
 	mapCustom   = "custom"   // cable → chain with its own rules
 	mapDNS      = "dns"      // cable . gateway → port of the listener that gets what goes to port 53 there
 	mapWeb      = "web"      // cable → port of the listener that gets what goes to ports 80 and 443
+	mapTCP      = "tcp"      // cable → port of the listener that gets all TCP
 )
 
 // maxFlows bounds the connections that one sandbox has open at a time: the host's table of connections, usually 65,536 to
@@ -64,6 +65,7 @@ func baseSets() []set {
 		{name: mapCustom, key: name, flags: unix.NFT_SET_MAP, data: &verdict},
 		{name: mapDNS, key: ifAddr, flags: unix.NFT_SET_MAP, data: &port},
 		{name: mapWeb, key: name, flags: unix.NFT_SET_MAP, data: &port},
+		{name: mapTCP, key: name, flags: unix.NFT_SET_MAP, data: &port},
 	}
 }
 
@@ -99,6 +101,7 @@ func baseChains() []chain {
 			rule(daddr, in(setDenied), accept), // on its way to being dropped, and counted
 			rule(isTCP, dport(80), iif, lookup(mapWeb), redirect),
 			rule(isTCP, dport(443), iif, lookup(mapWeb), redirect),
+			rule(isTCP, iif, lookup(mapTCP), redirect),
 		}},
 		// The host answers a sandbox nothing but what it asked itself, and our own services.
 		{"input", &hook{"filter", hookInput, -10}, []part{

@@ -286,7 +286,10 @@ func (b *batch) set(s *Slot, a *applied, webPort uint16) {
 	if r.Mail {
 		b.put(setMail, me)
 	}
-	if len(r.Domains) > 0 {
+	if r.Proxy != nil {
+		b.put(mapTCP, element{key: me.key, data: portData(webPort)})
+	}
+	if r.gated() {
 		b.put(mapWeb, element{key: me.key, data: portData(webPort)})
 		b.put(setServices, element{key: portKey(s.name, webPort)})
 	}
@@ -337,7 +340,10 @@ func (b *batch) unset(s *Slot, a applied, webPort uint16) {
 	if r.Mail {
 		b.del(setMail, me)
 	}
-	if len(r.Domains) > 0 {
+	if r.Proxy != nil {
+		b.del(mapTCP, me)
+	}
+	if r.gated() {
 		b.del(mapWeb, me)
 		b.del(setServices, element{key: portKey(s.name, webPort)})
 	}

@@ -11,6 +11,7 @@ package network
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,7 +54,11 @@ type Config struct {
 	MTU int
 	// HostConfig names the name servers that sandboxes' questions are passed on to.
 	HostConfig string
-	Log        *slog.Logger
+	// Fill puts secrets and tokens of a sandbox in the place of a header value's placeholders. Nil has none.
+	Fill func(ctx context.Context, o Owner, value string) (string, error)
+	// Roots are what servers' certificates have to lead to where headers are put into requests; nil is the host's.
+	Roots *x509.CertPool
+	Log   *slog.Logger
 }
 
 // Default is a Config that lacks only StateDir.
@@ -107,9 +112,10 @@ type Pool struct {
 	fw   *firewall
 	mtu  int
 
-	resolver *resolver.Server
-	gate     *webgate.Gate
-	wake     chan struct{} // tells Run that slots went out or came back
+	resolver  *resolver.Server
+	gate      *webgate.Gate
+	authority *webgate.Authority
+	wake      chan struct{} // tells Run that slots went out or came back
 
 	mu      sync.Mutex
 	realms  []*realm

@@ -286,6 +286,7 @@ func (p *Pool) SetRules(ctx context.Context, s *Slot, r Rules) error {
 		return tartarus.Errorf(tartarus.Conflict, "network: slot %s is not lent", s.name)
 	}
 	r = r.normal()
+	before := s.current.Load()
 	closed, err := p.fw.apply(s, r)
 	if isMissing(err) { // the host's rules were flushed and Run has not been there yet
 		if err = p.heal(ctx); err == nil {
@@ -296,7 +297,12 @@ func (p *Pool) SetRules(ctx context.Context, s *Slot, r Rules) error {
 		return err
 	}
 	p.gate.Recheck(s.guest, true)
-	return cutDenied(s.guest, p.keeps(s, r))
+	keeps := p.keeps(s, r)
+	if before != nil && (r.Proxy != before.Proxy || before.gated() != r.gated()) {
+		// What was connected before the gate came, or went, would go on beside it.
+		return cutDenied(s.guest, func(f flow) bool { return f.proto != protoTCP && keeps(f) })
+	}
+	return cutDenied(s.guest, keeps)
 }
 
 // keeps tells which of a slot's connections rules let go on.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/network/webgate"
 )
 
 // Rules say what may leave a sandbox. The zero Rules let nothing out.
@@ -22,6 +23,16 @@ type Rules struct {
 	Exempt []netip.Prefix `json:"exempt,omitempty"` // parts of the always-denied ranges to treat as any other address
 	Mail   bool           `json:"mail,omitempty"`   // port 25 may leave
 	DNS    []netip.Addr   `json:"dns,omitempty"`    // name servers to ask instead of the host's
+
+	Proxy      *webgate.Proxy               `json:"-"` // what TCP goes through
+	Transforms map[string]map[string]string `json:"-"` // headers of HTTPS requests, by name or "*." and the name above
+	Owner      Owner                        `json:"-"` // whose secrets headers' placeholders name
+}
+
+// Owner is the sandbox that rules are for.
+type Owner struct {
+	Sandbox, Tenant string
+	Tokens          map[string]tartarus.IdentityToken
 }
 
 // maxEntries bounds each list of a sandbox's rules. A kernel set of that size takes about 100 KB.
@@ -67,6 +78,9 @@ func ParseRules(n tartarus.Network) (Rules, error) {
 			return Rules{}, tartarus.Errorf(tartarus.Invalid, "cannot deny %q: it is not an IP address or a CIDR", entry)
 		}
 		r.Deny = append(r.Deny, p)
+	}
+	if err := r.addServices(n); err != nil {
+		return Rules{}, err
 	}
 	r.Allow, r.Deny = merge(r.Allow), merge(r.Deny)
 	slices.Sort(r.Domains)

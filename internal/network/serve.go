@@ -3,7 +3,10 @@ package network
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus/internal/network/resolver"
@@ -29,8 +32,17 @@ func (p *Pool) slotOf(guest netip.Addr) *Slot {
 	return nil
 }
 
+// authorityFile holds the authority under which the gate answers for servers, in the state folder.
+const authorityFile = "egress-ca.pem"
+
 // openServices opens the sockets that serve sandboxes, so that rules can name their ports.
 func (p *Pool) openServices(ctx context.Context) (err error) {
+	if err := os.MkdirAll(p.cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("create state folder: %w", err)
+	}
+	if p.authority, err = webgate.LoadAuthority(filepath.Join(p.cfg.StateDir, authorityFile)); err != nil {
+		return err
+	}
 	p.gate, err = webgate.New(ctx, webgate.Config{
 		Client: func(a netip.Addr) webgate.Policy {
 			if s := p.slotOf(a); s != nil {
@@ -38,7 +50,7 @@ func (p *Pool) openServices(ctx context.Context) (err error) {
 			}
 			return nil
 		},
-		Source: p.cfg.Base, Log: p.log,
+		Source: p.cfg.Base, Log: p.log, Authority: p.authority, Roots: p.cfg.Roots, Guard: p.mayProxy,
 	})
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ func (g *Gate) tunnel(ctx context.Context, v *visit, first []byte) error {
 	if _, err := far.Write(first); err != nil {
 		return err
 	}
-	server := far.(*net.TCPConn)
+	server := far
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -32,13 +32,15 @@ func (g *Gate) tunnel(ctx context.Context, v *visit, first []byte) error {
 }
 
 // carry copies one direction and passes its end on. An end that is no proper one ends both directions.
-func carry(to, from *net.TCPConn) {
-	if _, err := io.Copy(to, from); err != nil {
+func carry(to, from net.Conn) {
+	_, err := io.Copy(to, from)
+	half, ok := to.(interface{ CloseWrite() error })
+	if err != nil || !ok {
 		to.Close()
 		from.Close()
 		return
 	}
-	to.CloseWrite()
+	half.CloseWrite()
 }
 
 // handover is a listener whose connections are handed to it.
@@ -71,8 +73,9 @@ func (h *handover) Addr() net.Addr { return h.addr }
 
 // webConn is a connection in the hands of the HTTP server; closing it lets its visit end.
 type webConn struct {
-	*net.TCPConn
+	net.Conn
 	visit *visit
+	name  string          // of the server that is answered for; empty where requests are not protected
 	up    *http.Transport // of this connection alone: servers may remember who has logged in on one
 	once  sync.Once
 	done  chan struct{}
@@ -80,19 +83,22 @@ type webConn struct {
 
 func (c *webConn) Close() error {
 	c.once.Do(func() { close(c.done) })
-	return c.TCPConn.Close()
+	return c.Conn.Close()
 }
 
 // serveWeb has the HTTP server read requests and returns when the connection is at its end.
 func (g *Gate) serveWeb(ctx context.Context, v *visit) {
-	c := &webConn{TCPConn: v.near, visit: v, done: make(chan struct{})}
-	c.up = &http.Transport{
+	g.serveRequests(ctx, &webConn{Conn: v.near, visit: v, done: make(chan struct{}), up: &http.Transport{
 		DialContext:           func(ctx context.Context, _, _ string) (net.Conn, error) { return v.dial(ctx) },
 		DisableCompression:    true,
 		MaxConnsPerHost:       1,
 		IdleConnTimeout:       idleRequest,
 		ExpectContinueTimeout: patience,
-	}
+	}})
+}
+
+// serveRequests hands a connection to the HTTP server and returns when it is at its end.
+func (g *Gate) serveRequests(ctx context.Context, c *webConn) {
 	defer c.up.CloseIdleConnections()
 	select {
 	case g.hand.conns <- c:
@@ -110,6 +116,9 @@ func (g *Gate) webServer() *http.Server {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			c := r.In.Context().Value(connKey{}).(*webConn)
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", c.visit.target.String()
+			if c.name != "" {
+				r.Out.URL.Scheme, r.Out.URL.Host = "https", c.name
+			}
 			r.Out.Host = r.In.Host
 			for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
 				if values, ok := r.In.Header[h]; ok { // the client's own business
@@ -118,6 +127,11 @@ func (g *Gate) webServer() *http.Server {
 			}
 			if _, ok := r.In.Header["User-Agent"]; !ok {
 				r.Out.Header["User-Agent"] = nil // else the library adds its own
+			}
+			if headers, ok := r.In.Context().Value(headersKey{}).(map[string]string); ok {
+				for name, value := range headers {
+					r.Out.Header.Set(name, value)
+				}
 			}
 		},
 		Transport:     perConn{},
@@ -157,13 +171,32 @@ func (g *Gate) request(proxy http.Handler, w http.ResponseWriter, r *http.Reques
 		name = host
 	}
 	name = plain(name)
-	c.visit.say(name)
 	p := g.cfg.Client(c.visit.client)
-	if p == nil || name == "" || r.Method == http.MethodConnect || !p.Resolves(name) || !c.visit.allowed(p) {
+	if c.name == "" {
+		c.visit.say(name, false, false)
+	}
+	if p == nil || name == "" || r.Method == http.MethodConnect || !c.may(p, name) {
 		g.log.Debug("web request refused", "to", c.visit.target, "name", name, "method", r.Method)
 		w.Header().Set("Connection", "close")
 		http.Error(w, "tartarus: the rules of this sandbox do not allow "+name, http.StatusForbidden)
 		return
 	}
+	if c.name != "" {
+		headers, err := p.Headers(r.Context(), name)
+		if err != nil {
+			g.log.Debug("web request refused", "to", c.visit.target, "name", name, "reason", err)
+			http.Error(w, "tartarus: "+err.Error(), http.StatusBadGateway)
+			return
+		}
+		r = r.WithContext(context.WithValue(r.Context(), headersKey{}, headers))
+	}
 	proxy.ServeHTTP(w, r)
+}
+
+// may judges a request by the name it says. Where headers are put in it has to be the name that the server proves.
+func (c *webConn) may(p Policy, name string) bool {
+	if c.name != "" {
+		return name == c.name && c.visit.allowed(p)
+	}
+	return p.Resolves(name) && c.visit.allowed(p)
 }

@@ -7,6 +7,7 @@ package webgate
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +36,13 @@ type Policy interface {
 	Passes(to netip.AddrPort) bool
 	// Pinned reports whether this address was given for a name that is allowed.
 	Pinned(a netip.Addr) bool
+	// Proxy is what connections go through; nil is none. Another one ends the connections of the one before.
+	Proxy() *Proxy
+	// Transforms reports whether headers are put into requests to this server.
+	Transforms(name string) bool
+	// Headers are those headers with their values of this moment. An error keeps the request from being sent; its text is shown to
+	// the sandbox.
+	Headers(ctx context.Context, name string) (map[string]string, error)
 }
 
 // Config says whom to serve.
@@ -44,7 +53,13 @@ type Config struct {
 	Source netip.Prefix
 	// Target finds where a redirected connection wanted to go; nil asks the kernel, which is right outside tests.
 	Target func(*net.TCPConn) (netip.AddrPort, error)
-	Log    *slog.Logger
+	// Authority signs for servers whose requests get headers; nil refuses those.
+	Authority *Authority
+	// Roots are what such servers' own certificates lead to; nil is the host's.
+	Roots *x509.CertPool
+	// Guard refuses addresses that no proxy may have; nil refuses none.
+	Guard func(netip.Addr) error
+	Log   *slog.Logger
 }
 
 const (
@@ -55,6 +70,7 @@ const (
 	maxHello    = 64 << 10         // bytes until the TLS handshake has named a server; it is one message of at most so many
 	maxHeaders  = 64 << 10
 	httpPort    = 80
+	httpsPort   = 443
 )
 
 // Gate is a listener with a connection to watch for every client's connection.
@@ -76,9 +92,14 @@ type visit struct {
 	client netip.Addr
 	target netip.AddrPort
 	near   *net.TCPConn
+	proxy  *Proxy
+	guard  func(netip.Addr) error
+	named  bool // it is allowed for its name's sake
 
 	mu   sync.Mutex
 	name string   // said last; empty where none is needed
+	tls  bool     // it was said in a TLS handshake
+	mine bool     // headers are put into its requests
 	far  net.Conn // to the server
 }
 
@@ -156,9 +177,14 @@ func reset(c *net.TCPConn) {
 // serve takes a connection to where it may go, or ends it.
 func (g *Gate) serve(ctx context.Context, c *net.TCPConn) {
 	client := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-	v := &visit{client: client, near: c}
+	v := &visit{client: client, near: c, guard: g.cfg.Guard}
 	p := g.cfg.Client(client)
-	if p == nil || !g.enter(v) {
+	if p == nil {
+		reset(c)
+		return
+	}
+	v.proxy = p.Proxy()
+	if !g.enter(v) {
 		reset(c)
 		return
 	}
@@ -169,18 +195,22 @@ func (g *Gate) serve(ctx context.Context, c *net.TCPConn) {
 		g.log.Warn("find where a connection wants to go", "slot", p.Name(), "error", err)
 		return
 	}
+	passes := p.Passes(v.target)
+	v.named = !passes
 	switch {
-	case p.Passes(v.target):
+	case passes && v.target.Port() == httpsPort:
+		err = g.serveTLS(ctx, p, v, true)
+	case passes:
 		err = g.tunnel(ctx, v, nil)
 	case !p.Pinned(v.target.Addr()):
 		err = errors.New("no allowed name stands for the address")
 	case v.target.Port() == httpPort:
 		g.serveWeb(ctx, v)
 	default:
-		err = g.serveTLS(ctx, p, v)
+		err = g.serveTLS(ctx, p, v, false)
 	}
 	if err != nil {
-		g.log.Debug("web connection refused", "slot", p.Name(), "to", v.target, "name", v.said(), "reason", err)
+		g.log.Debug("web connection refused", "slot", p.Name(), "to", v.target, "reason", err)
 		c.SetLinger(0)
 	}
 }
@@ -227,20 +257,34 @@ func (g *Gate) Recheck(client netip.Addr, keep bool) {
 
 // allowed judges a connection by what it has said so far. One that has not said anything yet is judged when it does.
 func (v *visit) allowed(p Policy) bool {
-	name := v.said()
+	name, changed := v.said(p)
+	if p.Proxy() != v.proxy || changed {
+		return false
+	}
 	return p.Passes(v.target) || p.Pinned(v.target.Addr()) && (name == "" || p.Resolves(name))
 }
 
-func (v *visit) said() string {
+// said is the name, and whether what is done to its requests is not what p wants any more.
+func (v *visit) said(p Policy) (name string, changed bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.name
+	return v.name, v.tls && v.name != "" && p.Transforms(v.name) != v.mine
 }
 
-func (v *visit) say(name string) {
+func (v *visit) say(name string, tls, mine bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.name = name
+	v.name, v.tls, v.mine = name, tls, mine
+}
+
+// goal is what a proxy is told: the name where that is what is allowed, so that the proxy asks for its address.
+func (v *visit) goal() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.named && v.name != "" {
+		return net.JoinHostPort(v.name, strconv.Itoa(int(v.target.Port())))
+	}
+	return v.target.String()
 }
 
 // cut closes both ends.
@@ -255,8 +299,14 @@ func (v *visit) cut() {
 
 // dial connects to the server that the client meant.
 func (v *visit) dial(ctx context.Context) (net.Conn, error) {
-	d := net.Dialer{Timeout: patience}
-	c, err := d.DialContext(ctx, "tcp4", v.target.String())
+	var c net.Conn
+	var err error
+	if v.proxy != nil {
+		c, err = v.proxy.dial(ctx, v.goal(), v.guard)
+	} else {
+		d := net.Dialer{Timeout: patience}
+		c, err = d.DialContext(ctx, "tcp4", v.target.String())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -275,8 +325,9 @@ func plain(name string) string { return strings.ToLower(strings.TrimSuffix(name,
 // errNamed ends a handshake as soon as the client has named its server.
 var errNamed = errors.New("named")
 
-// serveTLS reads the name out of the handshake, and passes the handshake on as it came.
-func (g *Gate) serveTLS(ctx context.Context, p Policy, v *visit) error {
+// serveTLS reads the name out of the handshake, and passes the handshake on as it came, or answers it itself where headers are to be put in. Where any
+// name is allowed at the address, so is none.
+func (g *Gate) serveTLS(ctx context.Context, p Policy, v *visit, any bool) error {
 	v.near.SetReadDeadline(time.Now().Add(patience))
 	hello := &recorder{Conn: v.near}
 	var name string
@@ -284,8 +335,13 @@ func (g *Gate) serveTLS(ctx context.Context, p Policy, v *visit) error {
 		name = plain(h.ServerName)
 		return nil, errNamed
 	}}).HandshakeContext(ctx)
-	v.say(name)
+	mine := name != "" && p.Transforms(name)
+	v.say(name, true, mine)
 	switch {
+	case mine && (any || p.Resolves(name)):
+		v.near.SetReadDeadline(time.Time{})
+		return g.intercept(ctx, v, name, hello.read)
+	case any:
 	case !errors.Is(err, errNamed):
 		return fmt.Errorf("read TLS handshake: %w", err)
 	case name == "":

@@ -38,6 +38,10 @@ func (p *testPolicy) Name() string                  { return "slot" }
 func (p *testPolicy) Resolves(name string) bool     { return name == p.name && !p.ended.Load() }
 func (p *testPolicy) Passes(to netip.AddrPort) bool { return to == p.free }
 func (p *testPolicy) Pinned(a netip.Addr) bool      { return a == p.pinned }
+func (p *testPolicy) Proxy() *Proxy                 { return nil }
+func (p *testPolicy) Transforms(string) bool        { return false }
+
+func (p *testPolicy) Headers(context.Context, string) (map[string]string, error) { return nil, nil }
 
 // rig is a gate between a client and real servers on loopback addresses.
 type rig struct {
