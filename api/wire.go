@@ -42,7 +42,7 @@ type NewSandbox struct {
 	Network             *NetworkConfig    `json:"network,omitempty"`
 	VolumeMounts        []VolumeMount     `json:"volumeMounts,omitempty"`
 	MCP                 json.RawMessage   `json:"mcp,omitempty"` // the SDKs set the gateway up themselves
-	IAM                 json.RawMessage   `json:"iam,omitempty"`
+	IAM                 *IAM              `json:"iam,omitempty"`
 
 	// Ours.
 	Runtime    string `json:"runtime,omitempty"`
@@ -68,15 +68,52 @@ type VolumeMount struct {
 // NetworkConfig is what may leave and enter a sandbox. In an update AllowInternetAccess takes the place of the three ingress
 // fields, and what is absent is cleared.
 type NetworkConfig struct {
-	AllowOut            []string        `json:"allowOut,omitempty"`
-	DenyOut             []string        `json:"denyOut,omitempty"`
-	AllowPublicTraffic  *bool           `json:"allowPublicTraffic,omitempty"`
-	MaskRequestHost     string          `json:"maskRequestHost,omitempty"`
-	HTTPSPorts          []int           `json:"httpsPorts,omitempty"`
-	AllowInternetAccess *bool           `json:"allow_internet_access,omitempty"`
-	EgressProxy         json.RawMessage `json:"egressProxy,omitempty"`
-	Rules               json.RawMessage `json:"rules,omitempty"`
-	DNSServers          json.RawMessage `json:"dnsServers,omitempty"`
+	AllowOut            []string                 `json:"allowOut,omitempty"`
+	DenyOut             []string                 `json:"denyOut,omitempty"`
+	AllowPublicTraffic  *bool                    `json:"allowPublicTraffic,omitempty"`
+	MaskRequestHost     string                   `json:"maskRequestHost,omitempty"`
+	HTTPSPorts          []int                    `json:"httpsPorts,omitempty"`
+	AllowInternetAccess *bool                    `json:"allow_internet_access,omitempty"`
+	EgressProxy         *EgressProxy             `json:"egressProxy,omitempty"`
+	Rules               map[string][]NetworkRule `json:"rules,omitempty"` // by domain or *.domain
+	DNSServers          []string                 `json:"dnsServers,omitempty"`
+}
+
+// EgressProxy is a SOCKS5 server that outgoing TCP goes through.
+type EgressProxy struct {
+	Address  string    `json:"address"` // host:port
+	Username string    `json:"username,omitempty"`
+	Password string    `json:"password,omitempty"` // never returned
+	TLS      *ProxyTLS `json:"tls,omitempty"`
+}
+
+// ProxyTLS protects the way to an egress proxy.
+type ProxyTLS struct {
+	Enabled    bool   `json:"enabled"`
+	ServerName string `json:"serverName,omitempty"`
+	CACert     string `json:"caCert,omitempty"` // PEM
+}
+
+// NetworkRule is what is done to HTTPS requests to a domain.
+type NetworkRule struct {
+	Transform *Transform `json:"transform,omitempty"`
+}
+
+// Transform puts headers into requests, over those of the same name. Values may hold ${e2b.secrets.NAME} and
+// ${e2b.identity.tokens.NAME}.
+type Transform struct {
+	Headers map[string]string `json:"headers,omitempty"`
+}
+
+// IAM says which tokens a sandbox can prove itself with.
+type IAM struct {
+	Tokens map[string]IAMToken `json:"tokens,omitempty"`
+}
+
+// IAMToken is one of them.
+type IAMToken struct {
+	Audience  string `json:"audience"`
+	TokenType string `json:"tokenType"` // JWT-SVID
 }
 
 // PauseRequest is the body of a pause.

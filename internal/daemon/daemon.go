@@ -14,6 +14,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
 	"github.com/tartarus-sandbox/tartarus/internal/hypnos"
+	"github.com/tartarus-sandbox/tartarus/internal/identity"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/link"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
@@ -82,6 +83,7 @@ type parts struct {
 	secrets   *secret.Vault
 	volumes   *olympus.Volumes
 	metrics   *telemetry.Registry
+	identity  *identity.Signer
 	templates *templates
 	slots     *network.Pool
 	agent     *hecatoncheir.Agent
@@ -182,6 +184,9 @@ func (d *Daemon) openKeys(ctx context.Context, p *parts) (err error) {
 		return err
 	}
 	p.secrets = secret.NewVault(p.kept.secrets, key)
+	if p.identity, err = identity.New(key.Derive, d.issuer(), d.trustDomain()); err != nil {
+		return err
+	}
 	if p.volumes, err = d.openVolumes(p.kept.volumes, key, p.state); err != nil {
 		return err
 	}
@@ -202,6 +207,7 @@ func (d *Daemon) openNode(ctx context.Context, p *parts) (err error) {
 	}
 	p.slots, err = network.Open(ctx, network.Config{
 		StateDir: p.state, Ephemeral: d.cfg.Ephemeral, Base: d.cfg.Network.Base, Slots: d.cfg.Network.Slots, Log: d.log,
+		Fill: p.fill(),
 	})
 	if err != nil {
 		return err
@@ -287,7 +293,7 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 		Audit:   p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf,
 		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
-		Secrets: p.secrets, Volumes: p.volumes, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,
+		Secrets: p.secrets, Volumes: p.volumes, Identity: p.identity, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,
 	})
 	return err
 }

@@ -36,7 +36,7 @@ func (r *initRequest) read(body io.Reader) error {
 		return tartarus.Errorf(tartarus.Invalid, "entropy is not base64: %w", err)
 	}
 	r.identity = system.Identity{
-		Hostname: r.Hostname, MachineID: r.MachineID, Entropy: entropy, Time: r.Timestamp, Hosts: r.Hosts, DNS: r.DNSServers,
+		Hostname: r.Hostname, MachineID: r.MachineID, Entropy: entropy, Time: r.Timestamp, Hosts: r.Hosts, DNS: r.DNSServers, Trust: r.CABundle,
 	}
 	return r.validate()
 }
@@ -93,6 +93,13 @@ func (r *initRequest) apply(s *settings.Settings) {
 	}
 	if r.TemplateID != "" {
 		s.TemplateID, env["E2B_TEMPLATE_ID"] = r.TemplateID, r.TemplateID
+	}
+	if r.CABundle != "" {
+		for name, file := range system.TrustVariables {
+			if _, set := env[name]; !set {
+				env[name] = file
+			}
+		}
 	}
 	s.Env = env
 	if r.AccessToken != nil {

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
-	"github.com/tartarus-sandbox/tartarus/internal/network"
 )
 
 // Stop ends a sandbox without grace and returns when it is gone. An ended one is tartarus.NotFound.
@@ -62,12 +61,15 @@ func (a *Agent) SetNetwork(ctx context.Context, id string, n tartarus.Network) (
 		return tartarus.Sandbox{}, err
 	}
 	h.conns.touch(time.Now())
-	rules, err := network.ParseRules(n)
+	rules, err := rulesOf(h.spec, n)
 	if err != nil {
 		return tartarus.Sandbox{}, err
 	}
 	if h.slot != nil {
 		if err := a.cfg.Slots.SetRules(ctx, h.slot, rules); err != nil {
+			return tartarus.Sandbox{}, err
+		}
+		if err := a.trust(ctx, h, n); err != nil {
 			return tartarus.Sandbox{}, err
 		}
 	}

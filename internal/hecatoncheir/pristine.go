@@ -157,7 +157,7 @@ func (a *Agent) moveIn(ctx context.Context, h *held, p *pristine, t Template, ru
 	g.Go(func() error {
 		once, cancel := context.WithTimeout(gctx, claimTime)
 		defer cancel()
-		return h.guest.Init(once, guestInit(h.spec, t, p.slot.Interface()))
+		return h.guest.Init(once, a.guestInit(h, t, p.slot.Interface()))
 	})
 	err := g.Wait()
 	if err == nil || ctx.Err() != nil {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
-	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 )
 
@@ -93,7 +92,7 @@ func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
 // takeOver adopts slot and machine of a recorded sandbox. An error says why it cannot go on living.
 func (a *Agent) takeOver(ctx context.Context, h *held, r record) error {
 	if r.Slot != nil && a.cfg.Slots != nil {
-		rules, err := network.ParseRules(h.spec.Network)
+		rules, err := rulesOf(h.spec, r.Sandbox.Network)
 		if err != nil {
 			return err
 		}

@@ -91,7 +91,7 @@ func (a *Agent) restore(ctx context.Context, h *held, r tartarus.Resume) error {
 	if err != nil {
 		return err
 	}
-	rules, err := network.ParseRules(h.sandbox().Network) // which may have been changed since it was created
+	rules, err := rulesOf(h.spec, h.sandbox().Network) // which may have been changed since it was created
 	if err != nil {
 		return err
 	}

@@ -221,7 +221,7 @@ func (a *Agent) bringUp(ctx context.Context, h *held) error {
 	if err != nil {
 		return err
 	}
-	rules, err := network.ParseRules(h.spec.Network)
+	rules, err := rulesOf(h.spec, h.spec.Network)
 	if err != nil {
 		return err
 	}
@@ -341,14 +341,44 @@ func (a *Agent) initGuest(ctx context.Context, h *held, t Template, booted bool)
 			return err
 		}
 	}
-	if err := guest.InitWhenUp(ctx, guestInit(h.spec, t, nic)); err != nil {
+	if err := guest.InitWhenUp(ctx, a.guestInit(h, t, nic)); err != nil {
 		return cmp.Or(context.Cause(ctx), err)
 	}
 	return nil
 }
 
+// rulesOf are the rules of a sandbox under network options that may have been changed since it was created.
+func rulesOf(spec tartarus.Spec, n tartarus.Network) (network.Rules, error) {
+	rules, err := network.ParseRules(n)
+	rules.Owner = network.Owner{Sandbox: spec.ID, Tenant: spec.Tenant, Tokens: spec.Identity}
+	return rules, err
+}
+
+// authority is what a guest has to trust, where headers are put into its requests.
+func (a *Agent) authority(n tartarus.Network) string {
+	if len(n.Transforms) == 0 || a.cfg.Slots == nil {
+		return ""
+	}
+	return string(a.cfg.Slots.CACertificate())
+}
+
+// trust has a running guest trust what it has to.
+func (a *Agent) trust(ctx context.Context, h *held, n tartarus.Network) error {
+	bundle := a.authority(n)
+	h.mu.Lock()
+	guest := h.guest
+	h.mu.Unlock()
+	if bundle == "" || guest == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, claimTime)
+	defer cancel()
+	return guest.Init(ctx, guestclient.Init{AccessToken: h.spec.Secrets.AgentToken, CABundle: bundle})
+}
+
 // guestInit is the identity that the agent takes on.
-func guestInit(spec tartarus.Spec, t Template, nic *vmm.Interface) guestclient.Init {
+func (a *Agent) guestInit(h *held, t Template, nic *vmm.Interface) guestclient.Init {
+	spec := h.spec
 	env := make(map[string]string, len(t.Env)+len(spec.Env))
 	maps.Copy(env, t.Env)
 	maps.Copy(env, spec.Env)
@@ -359,7 +389,7 @@ func guestInit(spec tartarus.Spec, t Template, nic *vmm.Interface) guestclient.I
 		DefaultUser: t.User, DefaultWorkdir: t.Workdir,
 		SandboxID: spec.ID, TemplateID: spec.TemplateID, Hostname: spec.ID,
 		MachineID: hex.EncodeToString(seed[:16]), Entropy: base64.StdEncoding.EncodeToString(seed[16:]),
-		DNSServers: []string{nic.Gateway.String()},
+		DNSServers: []string{nic.Gateway.String()}, CABundle: a.authority(h.sandbox().Network),
 	}
 }
 

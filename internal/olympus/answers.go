@@ -110,6 +110,7 @@ func (s *Server) answerDetail(sb tartarus.Sandbox, who caller) api.SandboxDetail
 		seconds := int64(*g / time.Second)
 		out.Lifecycle.Grace = &seconds
 	}
+	answerServices(out.Network, sb.Network, who.key.Exec)
 	if sb.Lifecycle.PauseOnTimeout {
 		out.Lifecycle.OnTimeout = "pause"
 	}

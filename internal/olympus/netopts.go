@@ -62,14 +62,6 @@ func decodeNetwork(raw []byte) (in api.NetworkConfig, err error) {
 	if err := decode(raw, &in, true); err != nil {
 		return in, err
 	}
-	switch {
-	case isSet(in.Rules) && string(in.Rules) != "{}":
-		return in, unsupported("rules")
-	case isSet(in.EgressProxy):
-		return in, unsupported("egressProxy")
-	case isSet(in.DNSServers) && string(in.DNSServers) != "[]":
-		return in, unsupported("dnsServers")
-	}
 	return in, nil
 }
 
@@ -109,7 +101,7 @@ func egress(in api.NetworkConfig, internet *bool) (tartarus.Network, error) {
 	}
 	slices.Sort(n.Deny)
 	n.Deny = slices.Compact(n.Deny)
-	return n, nil
+	return n, addServices(&n, in)
 }
 
 // parseRange reads an address or CIDR and writes it in its one canonical form.

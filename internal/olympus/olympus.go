@@ -15,6 +15,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/audit"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/identity"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/shelf"
@@ -35,6 +36,8 @@ type Config struct {
 	Secrets *secret.Vault
 	// Volumes is storage that outlives sandboxes; nil keeps none.
 	Volumes *Volumes
+	// Identity signs the tokens by which sandboxes prove who they are; nil signs none.
+	Identity *identity.Signer
 
 	// Shelf keeps tenants and when keys were used; nil keeps neither.
 	Shelf shelf.Store

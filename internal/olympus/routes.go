@@ -47,6 +47,8 @@ var routes = []route{
 	{"GET", "/readyz", anyone, (*Server).ready},
 	{"GET", "/openapi.yaml", anyone, (*Server).document},
 	{"GET", "/metrics", tenant.Operator, (*Server).scrape},
+	{"GET", "/.well-known/jwks.json", anyone, (*Server).keySet},
+	{"GET", "/.well-known/openid-configuration", anyone, (*Server).discovery},
 
 	{"GET", "/audit", tenant.Operator, (*Server).listAudit},
 	{"GET", "/audit/export", tenant.Operator, (*Server).exportAudit},

@@ -75,6 +75,9 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 			VCPU: int(pick(in.CPUCount, int64(template.VCPU))), MemoryMB: pick(in.MemoryMB, template.MemoryMB), DiskMB: pick(in.DiskSizeMB, template.DiskMB),
 		},
 	}
+	if spec.Identity, err = s.identityTokens(in.IAM); err != nil {
+		return tartarus.Spec{}, "", err
+	}
 	if spec.Volumes, err = s.volumeMounts(ctx, in.VolumeMounts, who); err != nil {
 		return tartarus.Spec{}, "", err
 	}
@@ -132,8 +135,6 @@ func (s *Server) checkCreate(in *createBody) error {
 		return tartarus.Errorf(tartarus.Invalid, "runtime is not the name of one")
 	case in.Tier != "" && !tartarus.Tier(in.Tier).AtLeast(tartarus.TierNone):
 		return tartarus.Errorf(tartarus.Invalid, "tier %q is none of user-kernel, emulated-vm, hardware-vm", in.Tier)
-	case isSet(in.IAM):
-		return unsupported("iam")
 	case !s.cfg.CanPause && isTrue(in.AutoPause):
 		return unsupported("autoPause")
 	case !s.cfg.CanPause && in.AutoResume != nil && in.AutoResume.Enabled:

@@ -23,6 +23,7 @@ type Init struct {
 	Entropy    string            `json:"entropy,omitempty"`    // base64
 	Hosts      map[string]string `json:"hosts,omitempty"`      // name to address
 	DNSServers []string          `json:"dnsServers,omitempty"` // addresses
+	CABundle   string            `json:"caBundle,omitempty"`   // certificates to trust beside the template's, in PEM
 }
 
 // Shutdown is the body of POST /shutdown.

@@ -29,6 +29,7 @@ type Identity struct {
 	Time      time.Time
 	Hosts     map[string]string // name to address, for /etc/hosts
 	DNS       []string          // addresses, for /etc/resolv.conf
+	Trust     string            // certificates in PEM, for what programs trust
 }
 
 const (
@@ -47,6 +48,9 @@ func (id Identity) Validate() error {
 	}
 	if len(id.Entropy) > maxEntropy || len(id.Hosts) > maxHosts || len(id.DNS) > maxDNS {
 		return tartarus.Errorf(tartarus.TooLarge, "at most %d bytes of entropy, %d hosts and %d DNS servers", maxEntropy, maxHosts, maxDNS)
+	}
+	if err := checkTrust(id.Trust); err != nil {
+		return err
 	}
 	for name, address := range id.Hosts {
 		if _, err := netip.ParseAddr(address); err != nil || !validName(name, 253) {
@@ -130,6 +134,9 @@ func (g *Guest) Apply(id Identity) (skipped []string, err error) {
 	}
 	if id.Hostname != "" || len(id.Hosts) > 0 {
 		do("write hosts", func() error { return g.writeHosts(id) })
+	}
+	if id.Trust != "" {
+		do("write certificates", func() error { return g.writeTrust(id.Trust) })
 	}
 	if len(id.DNS) > 0 {
 		do("write resolv.conf", func() error { return g.writeResolv(id.DNS) })

@@ -365,8 +365,14 @@ func (r *recorder) Read(b []byte) (int, error) {
 	}
 	n, err := r.Conn.Read(b)
 	r.read = append(r.read, b[:n]...)
+	if err == nil && n > 0 && r.read[0] != handshakeRecord {
+		err = errors.New("no TLS") // and perhaps too short to be told from its beginning
+	}
 	return n, err
 }
+
+// handshakeRecord is what a TLS connection begins with (RFC 8446, 5.1).
+const handshakeRecord = 22
 
 func (r *recorder) Write(b []byte) (int, error) { return len(b), nil } // the alert that ends our part of the handshake
 

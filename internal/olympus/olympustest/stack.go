@@ -9,6 +9,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus/internal/audit"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/identity"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
@@ -57,6 +58,10 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 	}
 	s.openAudit(t)
 	registry, marks := hades.WithMarks(db.Registry(), db.Vault())
+	signer, err := identity.New(key.Derive, "https://api.sb.test:8443", "sb.test")
+	if err != nil {
+		t.Fatal(err)
+	}
 	cfg := olympus.Config{
 		Audit: s.Audit, Sealer: s.Sealer, Shelf: db.Shelf(),
 		Registry: registry, Marks: marks, Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
@@ -65,7 +70,7 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 			"tiny": {ID: "tinytemplateid000000", BuildID: "b2", Names: []string{"tiny"}},
 		},
 		Domain: "sb.test:8443", Version: "test", CanPause: true,
-		Secrets: secret.NewVault(db.Secrets(), key), Volumes: volumes,
+		Secrets: secret.NewVault(db.Secrets(), key), Volumes: volumes, Identity: signer,
 	}
 	if change != nil {
 		change(&cfg, s.Node)
