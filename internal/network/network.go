@@ -55,9 +55,9 @@ type Config struct {
 	// HostConfig names the name servers that sandboxes' questions are passed on to.
 	HostConfig string
 	// Fill puts secrets and tokens of a sandbox in the place of a header value's placeholders. Nil has none.
-	Fill func(ctx context.Context, o Owner, value string) (string, error)
+	Fill func(ctx context.Context, o Owner, value string) (string, error) `json:"-"`
 	// Roots are what servers' certificates have to lead to where headers are put into requests; nil is the host's.
-	Roots *x509.CertPool
+	Roots *x509.CertPool `json:"-"`
 	Log   *slog.Logger
 }
 

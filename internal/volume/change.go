@@ -330,7 +330,7 @@ func (t *Tree) fill(ctx context.Context, f *os.File, r io.Reader) (size int64, e
 		if err := ctx.Err(); err != nil {
 			return size, err
 		}
-		n, rerr := io.ReadFull(r, buf)
+		n, rerr := fillUp(r, buf)
 		if n > 0 {
 			t.mu.Lock()
 			err := t.charge(int64(n))
@@ -344,10 +344,21 @@ func (t *Tree) fill(ctx context.Context, f *os.File, r io.Reader) (size int64, e
 			}
 		}
 		switch {
-		case rerr == io.EOF || rerr == io.ErrUnexpectedEOF:
+		case rerr == io.EOF:
 			return size, nil
 		case rerr != nil:
 			return size, rerr
 		}
 	}
+}
+
+// fillUp reads until buf is full or r ends. Unlike with io.ReadFull the error is r's own: a request's body that breaks off says
+// io.ErrUnexpectedEOF, and must not pass for the end.
+func fillUp(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
 }

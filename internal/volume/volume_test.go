@@ -232,9 +232,11 @@ func TestQuota(t *testing.T) {
 func TestUploadIsWhole(t *testing.T) {
 	tree, dir := newTree(t, 1<<20)
 	put(t, tree, "f", "before")
-	broken := io.MultiReader(strings.NewReader("half"), readerFunc(func([]byte) (int, error) { return 0, errors.New("gone") }))
-	if err := tree.Upload(t.Context(), "f", broken, anybody); err == nil {
-		t.Fatal("it went through")
+	for _, gone := range []error{errors.New("gone"), io.ErrUnexpectedEOF} { // the second is what a request's body says
+		broken := io.MultiReader(strings.NewReader("half"), readerFunc(func([]byte) (int, error) { return 0, gone }))
+		if err := tree.Upload(t.Context(), "f", broken, anybody); !errors.Is(err, gone) {
+			t.Fatalf("got %v, want %v", err, gone)
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
