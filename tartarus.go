@@ -139,6 +139,8 @@ type Sandbox struct {
 	Ending    *Ending   `json:"ending,omitempty"`    // a termination that is pending, or the one that ended it; replaced, never changed
 	DiskOnly  bool      `json:"diskOnly,omitempty"`  // paused without its memory
 	AgentLost bool      `json:"agentLost,omitempty"` // paused while its agent did not answer: it can only be rebooted
+	// Quarantine says why it stands still, while it does.
+	Quarantine *Quarantine `json:"quarantine,omitempty"`
 	// Revision counts changes; stores compare it before they set.
 	Revision int64 `json:"revision"`
 }

@@ -216,6 +216,25 @@ type ListedSandbox struct {
 	Termination *Termination `json:"termination,omitempty"`
 }
 
+// QuarantineRequest is the body of a quarantine and of a release.
+type QuarantineRequest struct {
+	Reason string `json:"reason"`
+}
+
+// Quarantined is a sandbox that is, or was, in quarantine.
+type Quarantined struct {
+	SandboxID  string    `json:"sandboxID"`
+	Tenant     string    `json:"tenant"`
+	TemplateID string    `json:"templateID"`
+	Alias      string    `json:"alias,omitempty"`
+	Node       string    `json:"node"`
+	Phase      string    `json:"phase"`
+	Since      time.Time `json:"since,omitzero"`
+	By         string    `json:"by,omitempty"` // id of the key that asked for it
+	Reason     string    `json:"reason,omitempty"`
+	Snapshot   string    `json:"snapshot,omitempty"`
+}
+
 // Termination is how far the end of a sandbox has come.
 type Termination struct {
 	Reason   string    `json:"reason"`

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"iter"
 	"net/http"
 	"net/url"
@@ -158,6 +159,36 @@ func (c *Client) Terminate(ctx context.Context, id string, o KillOptions) error 
 // CancelTermination lets a sandbox live on that is about to end. Where nothing is pending, or too late, it is tartarus.Conflict.
 func (c *Client) CancelTermination(ctx context.Context, id string) error {
 	return c.do(ctx, http.MethodDelete, "/sandboxes/"+url.PathEscape(id)+"/termination", nil, nil, nil, nil)
+}
+
+// Quarantine cuts a running sandbox off, freezes it and keeps evidence. It needs an operator's key.
+func (c *Client) Quarantine(ctx context.Context, id, reason string) (*api.Quarantined, error) {
+	out := new(api.Quarantined)
+	return out, c.do(ctx, http.MethodPost, "/sandboxes/"+url.PathEscape(id)+"/quarantine", nil, nil, api.QuarantineRequest{Reason: reason}, out)
+}
+
+// Quarantines lists what is in quarantine, of all tenants.
+func (c *Client) Quarantines(ctx context.Context) ([]api.Quarantined, error) {
+	var out []api.Quarantined
+	err := c.do(ctx, http.MethodGet, "/quarantine", nil, nil, nil, &out)
+	return out, err
+}
+
+// Evidence returns what was found in a sandbox in quarantine, with what the audit log knows of it, as a JSON document.
+func (c *Client) Evidence(ctx context.Context, id string) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := c.do(ctx, http.MethodGet, "/quarantine/"+url.PathEscape(id), nil, nil, nil, &out)
+	return out, err
+}
+
+// Release lets a sandbox in quarantine go on. It needs the key of another operator than the one who put it there.
+func (c *Client) Release(ctx context.Context, id, reason string) error {
+	return c.do(ctx, http.MethodPost, "/quarantine/"+url.PathEscape(id)+"/release", nil, nil, api.QuarantineRequest{Reason: reason}, nil)
+}
+
+// Destroy ends a sandbox in quarantine. Its evidence stays.
+func (c *Client) Destroy(ctx context.Context, id string) error {
+	return c.do(ctx, http.MethodDelete, "/quarantine/"+url.PathEscape(id), nil, nil, nil, nil)
 }
 
 // SetTimeout moves the end of a sandbox to d from now, later or earlier.

@@ -127,7 +127,7 @@ func TestInternalRoutesAreHidden(t *testing.T) {
 	r.guest(3000, say)
 	sb := r.sandbox(nil)
 	for _, path := range []string{"/init", "/init/", "//init", "/./init", "/x/../init", "/%69nit", "/INIT", "/init/x", "/init?a", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade",
-		"/shutdown", "/logs?since=0", "/tunnel?port=22", "//tunnel", "/volume?path=/v"} {
+		"/shutdown", "/inspect?since=0&within=1", "/logs?since=0", "/tunnel?port=22", "//tunnel", "/volume?path=/v"} {
 		if got := r.byHeader(sb, "", path); got.status != 404 {
 			t.Errorf("%s: got %d", path, got.status)
 		}

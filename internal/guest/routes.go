@@ -35,6 +35,7 @@ func (a *Agent) table() []route {
 		{"POST /init", host, a.init},
 		{"POST /shutdown", host, a.shutdown},
 		{"POST /terminate", host, a.terminate},
+		{"GET /inspect", host, a.inspect},
 		{"GET /logs", host, a.logs},
 		{"GET /tunnel", host, a.tunnel},
 		{"GET /volume", host, a.volume},

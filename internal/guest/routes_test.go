@@ -14,7 +14,7 @@ func TestEveryRouteHasItsRule(t *testing.T) {
 	want := map[string]access{
 		"GET /health": open, "GET /metrics": token, "GET /envs": token,
 		"GET /files": readSign, "POST /files": writeSign, "POST /files/compose": token,
-		"POST /init": host, "POST /shutdown": host, "POST /terminate": host, "GET /logs": host, "GET /tunnel": host, "GET /volume": host,
+		"POST /init": host, "POST /shutdown": host, "POST /terminate": host, "GET /inspect": host, "GET /logs": host, "GET /tunnel": host, "GET /volume": host,
 		"POST /process.Process/": token, "POST /filesystem.Filesystem/": token,
 	}
 	a, err := New(Default())

@@ -188,6 +188,9 @@ func (a *Agent) tidy(ctx context.Context) error {
 		if err := a.sweepLogs(time.Now()); err != nil {
 			a.log.Warn("old logs not removed", "error", err)
 		}
+		if err := a.tidyEvidence(ctx, time.Now()); err != nil {
+			a.log.Warn("old evidence not removed", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
+	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 )
 
@@ -96,6 +97,9 @@ func (a *Agent) takeOver(ctx context.Context, h *held, r record) error {
 		if err != nil {
 			return err
 		}
+		if r.Sandbox.Phase == tartarus.Quarantined {
+			rules = network.Rules{}
+		}
 		slot, err := a.cfg.Slots.Adopt(ctx, *r.Slot, rules)
 		if err != nil {
 			return fmt.Errorf("adopt network slot: %w", err)
@@ -124,6 +128,9 @@ func (a *Agent) takeOver(ctx context.Context, h *held, r record) error {
 		h.guest = guestclient.New(guestclient.Config{Addr: h.slot.Interface().Address.Addr(), Token: h.spec.Secrets.AgentToken})
 	}
 	h.mu.Unlock()
+	if r.Sandbox.Phase == tartarus.Quarantined {
+		return a.stayQuarantined(ctx, h)
+	}
 	if r.Sandbox.Phase != tartarus.Running {
 		return fmt.Errorf("it was %s", r.Sandbox.Phase)
 	}

@@ -17,6 +17,7 @@ type Node interface {
 	olympus.Pauser
 	olympus.Terminator
 	olympus.Snapshotter
+	olympus.Quarantiner
 	// Describe returns a sandbox as it stands on this node; one that it does not hold is tartarus.NotFound.
 	Describe(id string) (tartarus.Sandbox, error)
 }
@@ -57,6 +58,10 @@ type (
 		ID  string               `json:"id"`
 		How tartarus.Termination `json:"how"`
 	}
+	quarantineArgs struct {
+		ID         string              `json:"id"`
+		Quarantine tartarus.Quarantine `json:"quarantine"`
+	}
 	idArgs struct {
 		ID string `json:"id"`
 	}
@@ -69,17 +74,20 @@ func nodeMethods(n Node) map[string]method {
 		"deadline": typed(func(ctx context.Context, a deadlineArgs) (any, error) {
 			return n.SetDeadline(ctx, a.ID, a.Deadline, a.ExtendOnly)
 		}),
-		"network":   typed(func(ctx context.Context, a networkArgs) (any, error) { return n.SetNetwork(ctx, a.ID, a.Network) }),
-		"logs":      typed(func(ctx context.Context, a logArgs) (any, error) { return n.Logs(ctx, a.ID, a.Query) }),
-		"samples":   typed(func(ctx context.Context, a sampleArgs) (any, error) { return n.Samples(ctx, a.ID, a.Start, a.End) }),
-		"terminate": typed(func(ctx context.Context, a terminateArgs) (any, error) { return nil, n.Terminate(ctx, a.ID, a.How) }),
-		"keep":      typed(func(ctx context.Context, a idArgs) (any, error) { return n.CancelTermination(ctx, a.ID) }),
-		"pause":     typed(func(ctx context.Context, a pauseArgs) (any, error) { return n.Pause(ctx, a.ID, a.How) }),
-		"snapshot":  typed(func(ctx context.Context, a snapshotArgs) (any, error) { return n.Snapshot(ctx, a.ID, a.How) }),
-		"snapshots": typed(func(ctx context.Context, q tartarus.SnapshotQuery) (any, error) { return n.Snapshots(ctx, q) }),
-		"verify":    typed(func(ctx context.Context, a idArgs) (any, error) { return n.VerifySnapshot(ctx, a.ID) }),
-		"unsnap":    typed(func(ctx context.Context, a idArgs) (any, error) { return nil, n.RemoveSnapshot(ctx, a.ID) }),
-		"describe":  typed(func(_ context.Context, a idArgs) (any, error) { return n.Describe(a.ID) }),
+		"network":    typed(func(ctx context.Context, a networkArgs) (any, error) { return n.SetNetwork(ctx, a.ID, a.Network) }),
+		"logs":       typed(func(ctx context.Context, a logArgs) (any, error) { return n.Logs(ctx, a.ID, a.Query) }),
+		"samples":    typed(func(ctx context.Context, a sampleArgs) (any, error) { return n.Samples(ctx, a.ID, a.Start, a.End) }),
+		"terminate":  typed(func(ctx context.Context, a terminateArgs) (any, error) { return nil, n.Terminate(ctx, a.ID, a.How) }),
+		"keep":       typed(func(ctx context.Context, a idArgs) (any, error) { return n.CancelTermination(ctx, a.ID) }),
+		"pause":      typed(func(ctx context.Context, a pauseArgs) (any, error) { return n.Pause(ctx, a.ID, a.How) }),
+		"snapshot":   typed(func(ctx context.Context, a snapshotArgs) (any, error) { return n.Snapshot(ctx, a.ID, a.How) }),
+		"snapshots":  typed(func(ctx context.Context, q tartarus.SnapshotQuery) (any, error) { return n.Snapshots(ctx, q) }),
+		"verify":     typed(func(ctx context.Context, a idArgs) (any, error) { return n.VerifySnapshot(ctx, a.ID) }),
+		"unsnap":     typed(func(ctx context.Context, a idArgs) (any, error) { return nil, n.RemoveSnapshot(ctx, a.ID) }),
+		"quarantine": typed(func(ctx context.Context, a quarantineArgs) (any, error) { return n.Quarantine(ctx, a.ID, a.Quarantine) }),
+		"release":    typed(func(ctx context.Context, a idArgs) (any, error) { return n.Release(ctx, a.ID) }),
+		"evidence":   typed(func(ctx context.Context, a idArgs) (any, error) { return n.Evidence(ctx, a.ID) }),
+		"describe":   typed(func(_ context.Context, a idArgs) (any, error) { return n.Describe(a.ID) }),
 	}
 }
 
@@ -133,6 +141,24 @@ func (r *remote) SetDeadline(ctx context.Context, id string, deadline time.Time,
 func (r *remote) SetNetwork(ctx context.Context, id string, n tartarus.Network) (sb tartarus.Sandbox, err error) {
 	err = r.call(ctx, "network", networkArgs{id, n}, &sb)
 	return sb, err
+}
+
+// Quarantine implements olympus.Quarantiner.
+func (r *remote) Quarantine(ctx context.Context, id string, q tartarus.Quarantine) (sb tartarus.Sandbox, err error) {
+	err = r.call(ctx, "quarantine", quarantineArgs{id, q}, &sb)
+	return sb, err
+}
+
+// Release implements olympus.Quarantiner.
+func (r *remote) Release(ctx context.Context, id string) (sb tartarus.Sandbox, err error) {
+	err = r.call(ctx, "release", idArgs{id}, &sb)
+	return sb, err
+}
+
+// Evidence implements olympus.Quarantiner.
+func (r *remote) Evidence(ctx context.Context, id string) (e tartarus.Evidence, err error) {
+	err = r.call(ctx, "evidence", idArgs{id}, &e)
+	return e, err
 }
 
 // Logs implements olympus.Node.

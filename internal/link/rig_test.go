@@ -311,3 +311,18 @@ func (n *fakeNode) RemoveSnapshot(_ context.Context, id string) error {
 func (n *fakeNode) VerifySnapshot(_ context.Context, id string) (tartarus.Snapshot, error) {
 	return tartarus.Snapshot{}, tartarus.Errorf(tartarus.Corrupt, "chunk 1 of snapshot %s is damaged", id)
 }
+
+func (n *fakeNode) Quarantine(_ context.Context, id string, q tartarus.Quarantine) (tartarus.Sandbox, error) {
+	sb, err := n.Describe(id)
+	sb.Phase, sb.Quarantine = tartarus.Quarantined, &q
+	return sb, err
+}
+
+func (n *fakeNode) Release(_ context.Context, id string) (tartarus.Sandbox, error) {
+	return tartarus.Sandbox{}, tartarus.Errorf(tartarus.Conflict, "sandbox %s is not quarantined", id)
+}
+
+func (n *fakeNode) Evidence(_ context.Context, id string) (tartarus.Evidence, error) {
+	sb, err := n.Describe(id)
+	return tartarus.Evidence{Sandbox: sb}, err
+}

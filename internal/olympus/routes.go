@@ -89,6 +89,12 @@ var routes = []route{
 	{"GET", "/sandboxes/{sandboxID}/logs", tenant.Reader, (*Server).logsV1},
 	{"GET", "/v2/sandboxes/{sandboxID}/logs", tenant.Reader, (*Server).logsV2},
 
+	{"POST", "/sandboxes/{sandboxID}/quarantine", tenant.Operator, (*Server).quarantine},
+	{"GET", "/quarantine", tenant.Operator, (*Server).listQuarantined},
+	{"GET", "/quarantine/{sandboxID}", tenant.Operator, (*Server).evidence},
+	{"POST", "/quarantine/{sandboxID}/release", tenant.Operator, (*Server).release},
+	{"DELETE", "/quarantine/{sandboxID}", tenant.Operator, (*Server).destroy},
+
 	{"POST", "/secrets", tenant.Developer, (*Server).createSecret},
 	{"GET", "/secrets", tenant.Reader, (*Server).listSecrets},
 	{"GET", "/secrets/{secretID}", tenant.Reader, (*Server).getSecret},

@@ -91,6 +91,9 @@ func (s *Server) kill(w http.ResponseWriter, r *http.Request, who caller) error 
 	if err != nil {
 		return err
 	}
+	if sb.Phase == tartarus.Quarantined {
+		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is in quarantine; an operator releases or destroys it", sb.ID)
+	}
 	if sb.Phase == tartarus.Queued {
 		// A node that has begun with it finds its lease gone, and undoes what it did.
 		err := s.cfg.Queue.Cancel(r.Context(), sb.ID)

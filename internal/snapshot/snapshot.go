@@ -23,6 +23,7 @@ type Kind string
 const (
 	Sandbox  Kind = "sandbox"  // a paused sandbox; its node removes it when the sandbox runs again or ends
 	Named    Kind = "snapshot" // taken on demand, to make sandboxes from; its tenant removes it
+	Evidence Kind = "evidence" // of a sandbox in quarantine; goes with the quarantine, and is never copied away from its node
 	Template Kind = "template" // a booted template; its node removes it when the template changes
 )
 
@@ -120,7 +121,7 @@ func (m Meta) check() error {
 	switch {
 	case m.ID != "" && !tartarus.ValidID(m.ID):
 		return tartarus.Errorf(tartarus.Invalid, "%.40q cannot be a snapshot's id", m.ID)
-	case m.Kind != Sandbox && m.Kind != Named && m.Kind != Template:
+	case m.Kind != Sandbox && m.Kind != Named && m.Kind != Evidence && m.Kind != Template:
 		return tartarus.Errorf(tartarus.Invalid, "a snapshot cannot be of the kind %q", m.Kind)
 	case m.Runtime == "":
 		return tartarus.Errorf(tartarus.Invalid, "a snapshot needs the runtime that made it")

@@ -270,6 +270,26 @@ func (p *perLine) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// maxInspection bounds what a guest may show of itself: twice what the agent's own bounds come to.
+const maxInspection = 16 << 20
+
+// Inspect asks what goes on in the guest, and which files changed since then. The agent looks for as long as within.
+func (c *Client) Inspect(ctx context.Context, since time.Time, within time.Duration) (in tartarus.Inspection, err error) {
+	res, err := c.do(ctx, http.MethodGet, fmt.Sprintf("/inspect?since=%d&within=%d", since.Unix(), within.Milliseconds()), nil)
+	if err != nil {
+		return in, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxInspection))
+	if err != nil {
+		return in, transportError("inspect", err)
+	}
+	if err := json.Unmarshal(body, &in); err != nil {
+		return in, tartarus.Errorf(tartarus.Internal, "inspect: the guest's answer is not understood: %w", err)
+	}
+	return in, nil
+}
+
 // call sends a JSON body and decodes a JSON answer; both may be nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	res, err := c.do(ctx, method, path, in)

@@ -6,7 +6,7 @@ import "time"
 
 // Paths are the first elements of the paths of all these routes. Whoever carries traffic from elsewhere to the agent comes from the host too, and must
 // not let them through.
-var Paths = []string{"init", "logs", "shutdown", "terminate", "tunnel", "volume"}
+var Paths = []string{"init", "inspect", "logs", "shutdown", "terminate", "tunnel", "volume"}
 
 // Init tells a guest who it is. What is empty changes nothing, except AccessToken.
 type Init struct {

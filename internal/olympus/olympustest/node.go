@@ -33,10 +33,12 @@ type Node struct {
 	held  map[string]tartarus.Sandbox
 	snaps []kept
 	lost  map[string]bool // whose agent does not answer
-	first time.Time       // no deadline is before it
-	ports map[int]string  // guest port to an address on loopback
-	logs  map[string][]tartarus.LogEntry
-	data  map[string][]tartarus.Sample
+	// evidence of those that were quarantined
+	evidence map[string]tartarus.Evidence
+	first    time.Time      // no deadline is before it
+	ports    map[int]string // guest port to an address on loopback
+	logs     map[string][]tartarus.LogEntry
+	data     map[string][]tartarus.Sample
 
 	// told makes changes of one sandbox known in the order in which they happened.
 	told [64]sync.Mutex
@@ -147,6 +149,37 @@ func (n *Node) Pause(ctx context.Context, id string, how tartarus.PauseHow) (tar
 	return n.change(ctx, id, func(sb *tartarus.Sandbox) {
 		sb.Phase, sb.Deadline, sb.DiskOnly, sb.AgentLost = tartarus.Paused, time.Now().Add(time.Hour), how.Disk, lost
 	})
+}
+
+// Quarantine implements olympus.Quarantiner.
+func (n *Node) Quarantine(ctx context.Context, id string, q tartarus.Quarantine) (tartarus.Sandbox, error) {
+	q.Since = time.Now()
+	sb, err := n.change(ctx, id, func(sb *tartarus.Sandbox) { sb.Phase, sb.Quarantine = tartarus.Quarantined, &q })
+	if err == nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.evidence == nil {
+			n.evidence = map[string]tartarus.Evidence{}
+		}
+		n.evidence[id] = tartarus.Evidence{TakenAt: q.Since}
+	}
+	return sb, err
+}
+
+// Release implements olympus.Quarantiner.
+func (n *Node) Release(ctx context.Context, id string) (tartarus.Sandbox, error) {
+	return n.change(ctx, id, func(sb *tartarus.Sandbox) { sb.Phase, sb.Quarantine = tartarus.Running, nil })
+}
+
+// Evidence implements olympus.Quarantiner.
+func (n *Node) Evidence(_ context.Context, id string) (tartarus.Evidence, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	e, ok := n.evidence[id]
+	if !ok {
+		return e, tartarus.Errorf(tartarus.NotFound, "there is no evidence of sandbox %s", id)
+	}
+	return e, nil
 }
 
 // LoseAgent has the guest agent of a sandbox stop answering, until it is rebooted.

@@ -1,0 +1,102 @@
+package hecatoncheir
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+)
+
+func TestQuarantine(t *testing.T) {
+	r := newRig(t)
+	sb := r.create(func(s *tartarus.Spec) { s.Env = map[string]string{"KEY": "hunter2"}; s.Secrets.AgentToken = "hunter3" })
+	q, err := r.agent.Quarantine(t.Context(), sb.ID, tartarus.Quarantine{By: "key1", Reason: "it scans ports"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q.Phase != tartarus.Quarantined || q.Quarantine == nil || q.Quarantine.Snapshot == "" || !r.host.Machine(sb.ID).Paused() {
+		t.Fatalf("it is %s, %+v", q.Phase, q.Quarantine)
+	}
+	r.expect(sb.ID, tartarus.Quarantined, tartarus.ReasonPolicy)
+	e, err := r.agent.Evidence(t.Context(), sb.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Sandbox.ID != sb.ID || e.Sandbox.Env["KEY"] == "hunter2" || e.Sandbox.Secrets != (tartarus.Secrets{}) {
+		t.Errorf("evidence %+v", e.Sandbox)
+	}
+	for what, err := range map[string]error{
+		"again":          second(r.agent.Quarantine(t.Context(), sb.ID, tartarus.Quarantine{By: "key2"})),
+		"pause":          second(r.agent.Pause(t.Context(), sb.ID, tartarus.PauseHow{})),
+		"snapshot":       second(r.agent.Snapshot(t.Context(), sb.ID, tartarus.SnapshotHow{})),
+		"network change": second(r.agent.SetNetwork(t.Context(), sb.ID, tartarus.Network{Internet: true})),
+		"deadline":       second(r.agent.SetDeadline(t.Context(), sb.ID, time.Now().Add(time.Hour), false)),
+	} {
+		if !tartarus.Is(err, tartarus.Conflict) {
+			t.Errorf("%s in quarantine: %v", what, err)
+		}
+	}
+
+	// The next agent keeps it so.
+	r.stop()
+	r.start()
+	h, err := r.agent.find(sb.ID)
+	if err != nil || h.sandbox().Phase != tartarus.Quarantined || !r.host.Machine(sb.ID).Paused() {
+		t.Fatalf("after a restart: %v", err)
+	}
+	back, err := r.agent.Release(t.Context(), sb.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back.Phase != tartarus.Running || back.Quarantine != nil || r.host.Machine(sb.ID).Paused() || !back.Deadline.After(sb.Deadline) {
+		t.Errorf("released it is %s until %s, before %s", back.Phase, back.Deadline, sb.Deadline)
+	}
+	if _, err := r.agent.Release(t.Context(), sb.ID); !tartarus.Is(err, tartarus.Conflict) {
+		t.Errorf("a second release: %v", err)
+	}
+	if _, err := r.agent.Evidence(t.Context(), sb.ID); err != nil {
+		t.Errorf("evidence after the release: %v", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestQuarantineDoesNotRunOutOfTime(t *testing.T) {
+	r := newRig(t)
+	sb := r.create()
+	if _, err := r.agent.Quarantine(t.Context(), sb.ID, tartarus.Quarantine{By: "key1", Reason: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	h, err := r.agent.find(sb.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.agent.endDue(t.Context(), sb.Deadline.Add(time.Hour))
+	time.Sleep(50 * time.Millisecond)
+	if phase := h.sandbox().Phase; phase != tartarus.Quarantined {
+		t.Errorf("it is %s", phase)
+	}
+	if err := r.agent.Stop(t.Context(), sb.ID, tartarus.ReasonPolicy); err != nil {
+		t.Fatal(err)
+	}
+	r.empty(sb.ID)
+	if _, err := r.agent.Evidence(t.Context(), sb.ID); err != nil {
+		t.Errorf("evidence after the end: %v", err)
+	}
+}
+
+// A sandbox whose snapshot fails is frozen all the same, and the evidence says what is missing.
+func TestQuarantineWithoutSnapshot(t *testing.T) {
+	r := newRig(t)
+	sb := r.create()
+	r.on("snapshot", func(context.Context) error { return errors.New("the disk is full") })
+	q, err := r.agent.Quarantine(t.Context(), sb.ID, tartarus.Quarantine{By: "key1", Reason: "x"})
+	if err != nil || q.Phase != tartarus.Quarantined || !r.host.Machine(sb.ID).Paused() || q.Quarantine.Snapshot != "" {
+		t.Fatalf("%v, %+v", err, q)
+	}
+	if e, err := r.agent.Evidence(t.Context(), sb.ID); err != nil || len(e.Notes) == 0 {
+		t.Errorf("notes %q, %v", e.Notes, err)
+	}
+}

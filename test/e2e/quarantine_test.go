@@ -1,0 +1,79 @@
+package e2e
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/api"
+)
+
+// A suspicious sandbox is cut off and frozen, shows what it did, and is destroyed; whoever put it there cannot let it out.
+func TestQuarantine(t *testing.T) {
+	s := newServer(t)
+	id := s.create().SandboxID
+	s.sh(id, `echo '#!/bin/sh' > /tmp/dropped; chmod 4755 /tmp/dropped`)
+	s.background(id, "echo up; sleep 4321")
+	if out, code := s.cli("quarantine", "add", id, "--reason", "it dropped a setuid program"); code != 0 {
+		t.Fatalf("add: %d\n%s", code, out)
+	}
+	if out, code := s.cli("exec", id, "--", "true"); code == 0 {
+		t.Errorf("a command ran in quarantine: %s", out)
+	}
+	for what, err := range map[string]error{
+		"kill":  s.Kill(t.Context(), id),
+		"pause": s.Pause(t.Context(), id),
+	} {
+		if !tartarus.Is(err, tartarus.Conflict) {
+			t.Errorf("%s in quarantine: %v", what, err)
+		}
+	}
+
+	out, code := s.cli("quarantine", "evidence", id)
+	if code != 0 {
+		t.Fatalf("evidence: %s", out)
+	}
+	var found struct {
+		api.Quarantined
+		Evidence tartarus.Evidence `json:"evidence"`
+		Audit    []struct {
+			Action string `json:"action"`
+		} `json:"audit"`
+	}
+	if err := json.Unmarshal([]byte(out), &found); err != nil {
+		t.Fatal(err)
+	}
+	if found.Snapshot == "" || found.Reason != "it dropped a setuid program" || len(found.Evidence.Notes) > 0 || found.Evidence.Guest == nil {
+		t.Fatalf("evidence %s", out)
+	}
+	setuid, sleeping, created := false, false, false
+	for _, f := range found.Evidence.Guest.Files {
+		setuid = setuid || f.Path == "/tmp/dropped" && f.Setuid && f.Executable && len(f.SHA256) == 64
+	}
+	for _, p := range found.Evidence.Guest.Processes {
+		sleeping = sleeping || strings.Contains(strings.Join(p.Argv, " "), "sleep 4321")
+	}
+	for _, a := range found.Audit {
+		created = created || a.Action == "sandbox.create"
+	}
+	if !setuid || !sleeping || !created {
+		t.Errorf("setuid program %v, process %v, record of the create %v:\n%s", setuid, sleeping, created, out)
+	}
+
+	// A killed server changes nothing about it.
+	s.kill()
+	s.start()
+	if out, code := s.cli("quarantine", "ls"); code != 0 || !strings.Contains(out, id) {
+		t.Errorf("after a restart: %s", out)
+	}
+	if out, code := s.cli("quarantine", "release", id, "--reason", "I changed my mind"); code == 0 || !strings.Contains(out, "another operator") {
+		t.Errorf("released by the one who put it there: %d\n%s", code, out)
+	}
+	if out, code := s.cli("quarantine", "destroy", id); code != 0 {
+		t.Errorf("destroy: %s", out)
+	}
+	if out, code := s.cli("quarantine", "show", id); code != 0 || !strings.Contains(out, "/tmp/dropped") {
+		t.Errorf("evidence after the end: %d\n%s", code, out)
+	}
+}
