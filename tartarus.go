@@ -38,6 +38,9 @@ type Spec struct {
 	Secrets    Secrets                  `json:"secrets"`
 	RequestID  string                   `json:"requestID,omitempty"`
 	SnapshotID string                   `json:"snapshotID,omitempty"` // restored from this instead of booted from the template
+	// Confined says why it runs in quarantine, for good: only on nodes labelled LabelTyphon, with nothing but its agent to be reached by and
+	// nothing to reach. A judge said so, or it stems from a sandbox that was in quarantine. Empty for all others.
+	Confined string `json:"confined,omitempty"`
 }
 
 // Secrets are a sandbox's bearer tokens. They travel in records and jobs, never in logs.
