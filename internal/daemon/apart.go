@@ -23,6 +23,9 @@ func (d *Daemon) openHub(p *parts) (*link.Hub, error) {
 		Vault: p.kept.vault, Queue: p.kept.queue, Registry: p.kept.registry,
 		AuthorityFile: filepath.Join(p.state, "fleet.pem"), Replica: cmp.Or(d.cfg.Fleet.Advertise, name), Advertise: d.cfg.Fleet.Advertise,
 		Version: d.version, Changed: func(sb tartarus.Sandbox) { p.edge.Changed(sb) }, Log: d.log,
+		Fill: func(ctx context.Context, sb tartarus.Sandbox, value string) (string, error) {
+			return p.source().Fill(ctx, sb.Tenant, sb.ID, sb.Identity, value)
+		},
 	})
 }
 

@@ -207,7 +207,7 @@ func (d *Daemon) openNode(ctx context.Context, p *parts) (err error) {
 	}
 	p.slots, err = network.Open(ctx, network.Config{
 		StateDir: p.state, Ephemeral: d.cfg.Ephemeral, Base: d.cfg.Network.Base, Slots: d.cfg.Network.Slots, Log: d.log,
-		Fill: p.fill(),
+		Fill: p.fill,
 	})
 	if err != nil {
 		return err

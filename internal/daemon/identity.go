@@ -24,14 +24,15 @@ func (d *Daemon) trustDomain() string {
 	return d.cfg.Domain
 }
 
-// fill puts values in the place of placeholders, where the secrets and the key of this process are at hand. A node by itself has none: requests that
-// need some are not sent.
-func (p *parts) fill() func(context.Context, network.Owner, string) (string, error) {
-	if p.secrets == nil || p.identity == nil {
-		return nil
+// source is where placeholders get their values from, in a process that has the secrets and the key.
+func (p *parts) source() *identity.Source {
+	return &identity.Source{Signer: p.identity, Secret: p.secrets.Value}
+}
+
+// fill puts values in the place of placeholders. A node by itself has neither secrets nor the key, and asks a replica, each time.
+func (p *parts) fill(ctx context.Context, o network.Owner, value string) (string, error) {
+	if p.uplink != nil {
+		return p.uplink.Fill(ctx, o.Sandbox, value)
 	}
-	source := &identity.Source{Signer: p.identity, Secret: p.secrets.Value}
-	return func(ctx context.Context, o network.Owner, value string) (string, error) {
-		return source.Fill(ctx, o.Tenant, o.Sandbox, o.Tokens, value)
-	}
+	return p.source().Fill(ctx, o.Tenant, o.Sandbox, o.Tokens, value)
 }

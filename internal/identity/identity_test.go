@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,16 +40,19 @@ func verify(t *testing.T, k Key, token string) Claims {
 	if len(part) != 3 {
 		t.Fatalf("not a token: %q", token)
 	}
-	number := func(s string) *big.Int {
+	bytesOf := func(s string) []byte {
 		b, err := base64.RawURLEncoding.DecodeString(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return new(big.Int).SetBytes(b)
+		return b
 	}
 	sig, _ := base64.RawURLEncoding.DecodeString(part[2])
 	sum := sha256.Sum256([]byte(part[0] + "." + part[1]))
-	public := &ecdsa.PublicKey{Curve: elliptic.P256(), X: number(k.X), Y: number(k.Y)}
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, bytesOf(k.X), bytesOf(k.Y)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(sig) != 64 || !ecdsa.Verify(public, sum[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
 		t.Fatal("the signature does not hold")
 	}

@@ -140,6 +140,13 @@ func (u *Uplink) Heartbeat(ctx context.Context, n hades.Node, ttl time.Duration)
 	return nil
 }
 
+// Fill asks what a header of a sandbox says, with secrets and tokens in the place of their placeholders. The answer is for one request, and kept nowhere.
+func (u *Uplink) Fill(ctx context.Context, sandbox, value string) (string, error) {
+	var out fillAnswer
+	err := u.brief(ctx, "fill", fillArgs{sandbox, value}, &out)
+	return out.Value, err
+}
+
 // hear takes in what a replica told. A registry under a new name knows nothing of what runs here.
 func (u *Uplink) hear(n news) {
 	u.mu.Lock()

@@ -55,6 +55,13 @@ type (
 		Node    string `json:"node"`
 		Request []byte `json:"request"` // certificate request, DER
 	}
+	fillArgs struct {
+		Sandbox string `json:"sandbox"`
+		Value   string `json:"value"` // with placeholders
+	}
+	fillAnswer struct {
+		Value string `json:"value"`
+	}
 	certificateArgs struct {
 		Request []byte `json:"request"`
 	}
@@ -74,6 +81,7 @@ func (h *Hub) methods() map[string]method {
 		"fail":        member(h, h.fail),
 		"report":      member(h, h.report),
 		"heartbeat":   member(h, h.heartbeat),
+		"fill":        member(h, h.fill),
 		"certificate": member(h, h.certificate),
 	}
 }
@@ -270,6 +278,38 @@ func (h *Hub) heartbeat(ctx context.Context, s *session, in heartbeatArgs) (any,
 	}
 	in.Node.Address = s.addr
 	return *h.news.Load(), h.cfg.Registry.PutNode(ctx, in.Node, in.TTL)
+}
+
+// fill gives a node what one header of one of its sandboxes says. It has to be a header that the sandbox really has: a node learns no secret
+// that none of its sandboxes was given a use of.
+func (h *Hub) fill(ctx context.Context, s *session, in fillArgs) (any, error) {
+	if h.cfg.Fill == nil {
+		return nil, tartarus.Errorf(tartarus.Unsupported, "this replica has no secrets for the headers of requests")
+	}
+	sb, err := h.cfg.Registry.Sandbox(ctx, hades.AnyTenant, in.Sandbox)
+	if err != nil {
+		return nil, err
+	}
+	if sb.Node != s.peer || !has(sb.Network, in.Value) {
+		return nil, tartarus.Errorf(tartarus.Forbidden, "sandbox %.40s on node %s has no such header", in.Sandbox, s.peer)
+	}
+	value, err := h.cfg.Fill(ctx, sb, in.Value)
+	if err != nil {
+		return nil, err
+	}
+	return fillAnswer{value}, nil
+}
+
+// has reports whether a header of this value is put into any request.
+func has(n tartarus.Network, value string) bool {
+	for _, headers := range n.Transforms {
+		for _, v := range headers {
+			if v == value {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // certificate renews a node's certificate for as long as it is a member.

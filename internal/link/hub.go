@@ -35,7 +35,9 @@ type HubConfig struct {
 	Version   string
 	// Changed is called with every sandbox that a node reports through this replica. May be nil.
 	Changed func(tartarus.Sandbox)
-	Log     *slog.Logger
+	// Fill puts secrets and identity tokens of a sandbox in the place of a header value's placeholders. Nil has none.
+	Fill func(ctx context.Context, sb tartarus.Sandbox, value string) (string, error)
+	Log  *slog.Logger
 
 	revision int // tests pretend to be older and newer
 }
