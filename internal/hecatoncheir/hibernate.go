@@ -50,7 +50,7 @@ func (a *Agent) idle(h *held, now time.Time) hypnos.Verdict {
 	f := hypnos.Facts{Sandbox: h.sandbox()}
 	f.Connections, f.Used = h.conns.use()
 	if f.Sandbox.Phase == tartarus.Running { // most are not idle because of what costs nothing to find out
-		f.Samples = h.samples.between(now.Add(-a.cfg.Hypnos.IdleAfter), now)
+		f.Samples = h.samples.telling(now.Add(-a.cfg.Hypnos.IdleAfter), now)
 	}
 	h.mu.Lock()
 	f.Tried = h.tried

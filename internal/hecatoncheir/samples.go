@@ -17,25 +17,36 @@ const keepSamples = 360
 // samples is the recent past of one sandbox's use.
 type samples struct {
 	mu   sync.Mutex
-	ring []tartarus.Sample
+	ring []sample
 	next int
 	last vmm.Usage
 	at   time.Time
+	of   vmm.Machine // that last is of; a resume gives the sandbox another
 }
 
-// add turns a reading into a sample; the first reading gives a share of zero.
-func (s *samples) add(now time.Time, u vmm.Usage, r tartarus.Resources) {
+// sample is one measurement. A blind one has nothing before it to be compared with: its share of the processor is zero, and means nothing.
+type sample struct {
+	tartarus.Sample
+	blind bool
+}
+
+// add turns a reading into a sample. The first reading of a machine is blind.
+func (s *samples) add(now time.Time, m vmm.Machine, u vmm.Usage, r tartarus.Resources) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := tartarus.Sample{
-		Time: now, CPUCount: r.VCPU,
-		MemUsed: u.MemoryBytes, MemTotal: r.MemoryMB << 20,
-		DiskUsed: u.DiskBytes, DiskTotal: r.DiskMB << 20,
+	blind := s.at.IsZero() || s.of != m || !now.After(s.at)
+	out := sample{
+		Sample: tartarus.Sample{
+			Time: now, CPUCount: r.VCPU,
+			MemUsed: u.MemoryBytes, MemTotal: r.MemoryMB << 20,
+			DiskUsed: u.DiskBytes, DiskTotal: r.DiskMB << 20,
+		},
+		blind: blind,
 	}
-	if !s.at.IsZero() && now.After(s.at) {
+	if !blind {
 		out.CPUPercent = max(0, 100*float64(u.CPU-s.last.CPU)/float64(now.Sub(s.at)))
 	}
-	s.last, s.at = u, now
+	s.last, s.at, s.of = u, now, m
 	if len(s.ring) < keepSamples {
 		s.ring = append(s.ring, out)
 		return
@@ -46,13 +57,22 @@ func (s *samples) add(now time.Time, u vmm.Usage, r tartarus.Resources) {
 
 // between returns the samples from start to end, oldest first.
 func (s *samples) between(start, end time.Time) []tartarus.Sample {
+	return s.choose(start, end, func(sample) bool { return true })
+}
+
+// telling is between without the blind ones: what is known of the use of processors.
+func (s *samples) telling(start, end time.Time) []tartarus.Sample {
+	return s.choose(start, end, func(one sample) bool { return !one.blind })
+}
+
+func (s *samples) choose(start, end time.Time, want func(sample) bool) []tartarus.Sample {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]tartarus.Sample, 0, len(s.ring))
 	for i := range s.ring {
-		sample := s.ring[(s.next+i)%len(s.ring)]
-		if (start.IsZero() || !sample.Time.Before(start)) && (end.IsZero() || !sample.Time.After(end)) {
-			out = append(out, sample)
+		one := s.ring[(s.next+i)%len(s.ring)]
+		if (start.IsZero() || !one.Time.Before(start)) && (end.IsZero() || !one.Time.After(end)) && want(one) {
+			out = append(out, one.Sample)
 		}
 	}
 	return out
@@ -83,20 +103,21 @@ func (a *Agent) sampleAll(ctx context.Context) error {
 func (a *Agent) sample(ctx context.Context, h *held) {
 	ctx, cancel := context.WithTimeout(ctx, reportTime)
 	defer cancel()
-	if u, err := h.usage(ctx); err == nil {
-		h.samples.add(time.Now(), u, h.spec.Resources)
+	if m, u, err := h.usage(ctx); err == nil {
+		h.samples.add(time.Now(), m, u, h.spec.Resources)
 	}
 }
 
 // usage reads what the sandbox's machine uses now.
-func (h *held) usage(ctx context.Context) (vmm.Usage, error) {
+func (h *held) usage(ctx context.Context) (vmm.Machine, vmm.Usage, error) {
 	h.mu.Lock()
 	m := h.machine
 	h.mu.Unlock()
 	if m == nil {
-		return vmm.Usage{}, tartarus.Errorf(tartarus.GuestGone, "sandbox %s does not run", h.spec.ID)
+		return nil, vmm.Usage{}, tartarus.Errorf(tartarus.GuestGone, "sandbox %s does not run", h.spec.ID)
 	}
-	return m.Usage(ctx)
+	u, err := m.Usage(ctx)
+	return m, u, err
 }
 
 // Usage reads what a running sandbox and all that serves it use of the host now.
@@ -105,7 +126,8 @@ func (a *Agent) Usage(ctx context.Context, id string) (vmm.Usage, error) {
 	if err != nil {
 		return vmm.Usage{}, err
 	}
-	return h.usage(ctx)
+	_, u, err := h.usage(ctx)
+	return u, err
 }
 
 // Samples returns the kept measurements between start and end, oldest first; a sandbox too young to have one is measured now.
