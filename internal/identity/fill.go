@@ -25,6 +25,33 @@ const (
 // Fill puts the values of a sandbox's secrets and tokens in the place of their placeholders. One that cannot be filled is an error, and
 // nothing is returned: half a credential is none. Errors name placeholders, never values.
 func (s *Source) Fill(ctx context.Context, tenant, sandbox string, tokens map[string]tartarus.IdentityToken, text string) (string, error) {
+	return replace(text, func(placeholder string) (string, error) {
+		secret, token, err := parse(tokens, placeholder)
+		if err != nil {
+			return "", err
+		}
+		if secret == "" {
+			return s.Signer.Token(tenant, sandbox, token.Audience, time.Now())
+		}
+		value, err := s.Secret(ctx, tenant, secret)
+		if tartarus.Is(err, tartarus.NotFound) {
+			return "", tartarus.Errorf(tartarus.NotFound, "there is no secret %.80q", secret)
+		}
+		return value, err
+	})
+}
+
+// Check refuses text with placeholders that can never be filled. A secret need not be there yet.
+func Check(tokens map[string]tartarus.IdentityToken, text string) error {
+	_, err := replace(text, func(placeholder string) (string, error) {
+		_, _, err := parse(tokens, placeholder)
+		return "", err
+	})
+	return err
+}
+
+// replace puts something in the place of each placeholder.
+func replace(text string, value func(placeholder string) (string, error)) (string, error) {
 	var out strings.Builder
 	for {
 		before, rest, found := strings.Cut(text, open)
@@ -36,32 +63,28 @@ func (s *Source) Fill(ctx context.Context, tenant, sandbox string, tokens map[st
 		if !closed {
 			return "", tartarus.Errorf(tartarus.Invalid, "the placeholder %s%.80s does not end", open, rest)
 		}
-		value, err := s.value(ctx, tenant, sandbox, tokens, open+name)
+		filled, err := value(open + name)
 		if err != nil {
 			return "", err
 		}
-		out.WriteString(value)
+		out.WriteString(filled)
 		text = after
 	}
 }
 
-func (s *Source) value(ctx context.Context, tenant, sandbox string, tokens map[string]tartarus.IdentityToken, placeholder string) (string, error) {
-	if name, ok := strings.CutPrefix(placeholder, secretsOpen); ok {
-		value, err := s.Secret(ctx, tenant, name)
-		if tartarus.Is(err, tartarus.NotFound) {
-			return "", tartarus.Errorf(tartarus.NotFound, "there is no secret %.80q", name)
-		}
-		return value, err
+// parse reads a placeholder without its brace: it names a secret or a token.
+func parse(tokens map[string]tartarus.IdentityToken, placeholder string) (secret string, token tartarus.IdentityToken, err error) {
+	if name, ok := strings.CutPrefix(placeholder, secretsOpen); ok && name != "" {
+		return name, token, nil
 	}
 	name, ok := strings.CutPrefix(placeholder, tokensOpen)
 	if !ok {
-		return "", tartarus.Errorf(tartarus.Invalid, "%.80s} is no placeholder: there are %sNAME} and %sNAME}", placeholder, secretsOpen, tokensOpen)
+		return "", token, tartarus.Errorf(tartarus.Invalid, "%.80s} is no placeholder: there are %sNAME} and %sNAME}", placeholder, secretsOpen, tokensOpen)
 	}
-	token, ok := tokens[name]
-	if !ok {
-		return "", tartarus.Errorf(tartarus.NotFound, "this sandbox has no identity token %.80q", name)
+	if token, ok = tokens[name]; !ok {
+		return "", token, tartarus.Errorf(tartarus.Invalid, "this sandbox has no identity token %.80q", name)
 	}
-	return s.Signer.Token(tenant, sandbox, token.Audience, time.Now())
+	return "", token, nil
 }
 
 // CheckTokens refuses what no token can be made of.

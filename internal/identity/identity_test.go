@@ -115,6 +115,12 @@ func TestFill(t *testing.T) {
 		if got, err := fill("keep ${e2b.secrets.key} " + bad); err == nil || got != "" || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: got %q, %v", bad, got, err)
 		}
+		if err := Check(tokens, bad); tartarus.Is(err, tartarus.Invalid) != (bad != "${e2b.secrets.none}") {
+			t.Errorf("check %s: %v", bad, err)
+		}
+	}
+	if err := Check(tokens, "a ${e2b.secrets.key} ${e2b.identity.tokens.aws} ${HOME}"); err != nil {
+		t.Error(err)
 	}
 	if _, err := s.Fill(t.Context(), "other", "i1", nil, "${e2b.secrets.key}"); !tartarus.Is(err, tartarus.NotFound) {
 		t.Errorf("another tenant: %v", err)

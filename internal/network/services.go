@@ -20,6 +20,7 @@ const (
 	maxHeaders    = 20
 	maxCredential = 255 // RFC 1929
 	maxBundle     = 64 << 10
+	maxValue      = 16 << 10 // of a header
 )
 
 // addServices adds what our own services do for the sandbox: asking other name servers, going through a proxy, putting headers in.
@@ -114,7 +115,7 @@ func checkTransform(host string, headers map[string]string) error {
 			return tartarus.Errorf(tartarus.Invalid, "rules: %s: %.80q cannot be put into a request", host, header)
 		}
 		if !validValue(value) {
-			return tartarus.Errorf(tartarus.Invalid, "rules: %s: the value of %s has characters that no header has, or more than 8192", host, header)
+			return tartarus.Errorf(tartarus.Invalid, "rules: %s: the value of %s has characters that no header has, or more than %d", host, header, maxValue)
 		}
 	}
 	return nil
@@ -134,7 +135,7 @@ func validHeader(s string) bool {
 }
 
 func validValue(s string) bool {
-	return len(s) <= 16<<10 && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f })
+	return len(s) <= maxValue && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f })
 }
 
 // gated reports whether web traffic goes through our gate.

@@ -314,6 +314,9 @@ func (s *Server) setNetwork(w http.ResponseWriter, r *http.Request, who caller) 
 		return err
 	}
 	network, err := updateNetwork(raw, sb.Network)
+	if err == nil {
+		err = checkPlaceholders(network, sb.Identity)
+	}
 	if err != nil {
 		return err
 	}

@@ -71,6 +71,18 @@ func addTransform(n *tartarus.Network, host string, rules []api.NetworkRule) err
 	return nil
 }
 
+// checkPlaceholders refuses headers that can never be filled.
+func checkPlaceholders(n tartarus.Network, tokens map[string]tartarus.IdentityToken) error {
+	for host, headers := range n.Transforms {
+		for header, value := range headers {
+			if err := identity.Check(tokens, value); err != nil {
+				return tartarus.Errorf(tartarus.Invalid, "rules: %s: %.80s: %w", host, header, err)
+			}
+		}
+	}
+	return nil
+}
+
 // redacted stands for a value that the caller's key may not see.
 const redacted = "[redacted]"
 

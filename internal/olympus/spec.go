@@ -78,6 +78,9 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 	if spec.Identity, err = s.identityTokens(in.IAM); err != nil {
 		return tartarus.Spec{}, "", err
 	}
+	if err := checkPlaceholders(network, spec.Identity); err != nil {
+		return tartarus.Spec{}, "", err
+	}
 	if spec.Volumes, err = s.volumeMounts(ctx, in.VolumeMounts, who); err != nil {
 		return tartarus.Spec{}, "", err
 	}

@@ -68,16 +68,16 @@ func (s *server) signer(id, url string) string {
 	return strings.TrimSpace(out)
 }
 
-// withRule has a header put into requests to api.outside.test, and names asked of the server outside.
+// withRule has a header put into requests to api.outside.example, and names asked of the server outside.
 func withRule(header, value string) api.NetworkConfig {
 	return api.NetworkConfig{DNSServers: []string{nameServer}, Rules: map[string][]api.NetworkRule{
-		"api.outside.test": {{Transform: &api.Transform{Headers: map[string]string{header: value}}}},
+		"api.outside.example": {{Transform: &api.Transform{Headers: map[string]string{header: value}}}},
 	}}
 }
 
 const (
-	site      = "https://api.outside.test/x"
-	otherSite = "https://other.outside.test/x"
+	site      = "https://api.outside.example/x"
+	otherSite = "https://other.outside.example/x"
 )
 
 // TestHeadersWithSecrets has a secret and an identity token put into requests to one server: the server gets them, the sandbox never sees them, nothing
@@ -91,7 +91,7 @@ func TestHeadersWithSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := withRule("Authorization", "Bearer ${e2b.secrets.apikey}")
-	config.Rules["api.outside.test"][0].Transform.Headers["X-Identity"] = "${e2b.identity.tokens.svc}"
+	config.Rules["api.outside.example"][0].Transform.Headers["X-Identity"] = "${e2b.identity.tokens.svc}"
 	id := s.claimed(func(in *api.NewSandbox) {
 		in.Network, in.IAM = &config, &api.IAM{Tokens: map[string]api.IAMToken{"svc": {Audience: "https://sts.example", TokenType: "JWT-SVID"}}}
 	})
@@ -102,7 +102,7 @@ func TestHeadersWithSecrets(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", when, err, s.log)
 		}
-		if h := got.Headers.Get("Authorization"); h != "Bearer "+value || got.Host != "api.outside.test" {
+		if h := got.Headers.Get("Authorization"); h != "Bearer "+value || got.Host != "api.outside.example" {
 			t.Errorf("%s: the server got %q for %s", when, h, got.Host)
 		}
 		s.checkToken(got.Headers.Get("X-Identity"), id, "https://sts.example")
@@ -237,7 +237,7 @@ func TestNetworkIsReplaced(t *testing.T) {
 	if err := s.SetNetwork(t.Context(), id, api.NetworkConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.fetch(id, "https://new.outside.test/"); err == nil || !strings.Contains(err.Error(), "lookup") {
+	if _, err := s.fetch(id, "https://new.outside.example/"); err == nil || !strings.Contains(err.Error(), "lookup") {
 		t.Errorf("without name servers: %v", err)
 	}
 	for name, bad := range map[string]api.NetworkConfig{
@@ -269,7 +269,7 @@ func TestEgressProxy(t *testing.T) {
 	s.giveFetch(fetch, id)
 	works := func(when string) {
 		t.Helper()
-		for url, want := range map[string]string{site: "v", "http://other.outside.test/": ""} {
+		for url, want := range map[string]string{site: "v", "http://other.outside.example/": ""} {
 			got, err := s.fetch(id, url)
 			if err != nil || got.Headers.Get("X-Key") != want {
 				t.Errorf("%s: %s: %+v, %v\n%s", when, url, got, err, s.log)

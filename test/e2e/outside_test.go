@@ -41,11 +41,11 @@ type outside struct {
 
 const (
 	outsideName = "e2eout0"
-	outsideHost = "192.0.2.1"
-	outsideEnd  = "192.0.2.2"
-	nameServer  = "192.0.2.53"
-	webServer   = "192.0.2.80"
-	socksServer = "192.0.2.108"
+	outsideHost = "198.51.100.129"
+	outsideEnd  = "198.51.100.130"
+	nameServer  = "203.0.113.53"
+	webServer   = "203.0.113.80"
+	socksServer = "203.0.113.108"
 )
 
 // newOutside makes it, or skips the test where this host's own networks are in the way. At most one is there at a time.
@@ -94,8 +94,10 @@ func (o *outside) free() {
 		o.t.Fatal(err)
 	}
 	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.Contains(net.ParseIP(outsideEnd)) {
-			o.t.Skipf("needs the addresses of 192.0.2.0/24, of which this host has %s", n)
+		for _, want := range []string{outsideHost, nameServer} {
+			if n, ok := a.(*net.IPNet); ok && n.Contains(net.ParseIP(want)) {
+				o.t.Skipf("needs %s, which is in this host's own network %s", want, n)
+			}
 		}
 	}
 }
@@ -140,7 +142,7 @@ func (o *outside) listen(addr string) (l net.Listener) {
 	return l
 }
 
-// serveNames answers with the web server for every name of outside.test, and knows no other.
+// serveNames answers with the web server for every name of outside.example, and knows no other.
 func (o *outside) serveNames() {
 	var pc net.PacketConn
 	o.within(func() (err error) { pc, err = net.ListenPacket("udp", nameServer+":53"); return err })
@@ -149,7 +151,7 @@ func (o *outside) serveNames() {
 		m.SetReply(q)
 		name := q.Question[0].Name
 		switch {
-		case !strings.HasSuffix(name, ".outside.test."):
+		case !strings.HasSuffix(name, ".outside.example."):
 			m.Rcode = dns.RcodeNameError
 		case q.Question[0].Qtype == dns.TypeA:
 			m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.ParseIP(webServer)}}
@@ -163,7 +165,7 @@ func (o *outside) serveNames() {
 	}
 }
 
-// serveWeb answers requests to *.outside.test with the headers they came with.
+// serveWeb answers requests to *.outside.example with the headers they came with.
 func (o *outside) serveWeb() {
 	cert, authority := newSite(o.t)
 	o.trust = filepath.Join(o.t.TempDir(), "outside.pem")
@@ -184,7 +186,7 @@ func (o *outside) serveWeb() {
 	}
 }
 
-// newSite makes an authority and a certificate of it for *.outside.test.
+// newSite makes an authority and a certificate of it for *.outside.example.
 func newSite(t *testing.T) (tls.Certificate, []byte) {
 	t.Helper()
 	make := func(tmpl, parent *x509.Certificate, signer *ecdsa.PrivateKey) ([]byte, *ecdsa.PrivateKey) {
@@ -205,7 +207,7 @@ func newSite(t *testing.T) (tls.Certificate, []byte) {
 	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "Outside"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	authority, signer := make(ca, nil, nil)
 	der, key := make(&x509.Certificate{
-		Subject: pkix.Name{CommonName: "outside.test"}, DNSNames: []string{"*.outside.test"},
+		Subject: pkix.Name{CommonName: "outside.example"}, DNSNames: []string{"*.outside.example"},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, ca, signer)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority})
