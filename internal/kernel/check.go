@@ -135,25 +135,28 @@ const (
 	maxConfig = 8 << 20
 )
 
-// ikconfig takes the configuration out of an image; nil where it has none.
+// ikconfig takes the configuration out of an image; nil where it has none. The mark alone is no proof of one: what reads kernels has it too.
 func ikconfig(image []byte) ([]byte, error) {
-	_, rest, ok := bytes.Cut(image, []byte(ikconfigStart+"\x1f\x8b"))
-	if !ok {
-		return nil, nil
+	for {
+		_, rest, ok := bytes.Cut(image, []byte(ikconfigStart))
+		if !ok {
+			return nil, nil
+		}
+		image = rest
+		packed, _, ok := bytes.Cut(rest, []byte(ikconfigEnd))
+		if !ok {
+			return nil, nil
+		}
+		z, err := gzip.NewReader(bytes.NewReader(packed))
+		if err != nil {
+			continue
+		}
+		config, err := io.ReadAll(io.LimitReader(z, maxConfig))
+		if err != nil {
+			return nil, tartarus.Errorf(tartarus.Corrupt, "read the configuration in the kernel: %w", err)
+		}
+		return config, nil
 	}
-	packed, _, ok := bytes.Cut(rest, []byte(ikconfigEnd))
-	if !ok {
-		return nil, nil
-	}
-	z, err := gzip.NewReader(io.MultiReader(bytes.NewReader([]byte("\x1f\x8b")), bytes.NewReader(packed)))
-	if err != nil {
-		return nil, tartarus.Errorf(tartarus.Corrupt, "read the configuration in the kernel: %w", err)
-	}
-	config, err := io.ReadAll(io.LimitReader(z, maxConfig))
-	if err != nil {
-		return nil, tartarus.Errorf(tartarus.Corrupt, "read the configuration in the kernel: %w", err)
-	}
-	return config, nil
 }
 
 func parseConfig(b []byte) map[string]string {
