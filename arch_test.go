@@ -68,6 +68,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/hecatoncheir", "internal/network", "sandboxes get slots"},
 	{"internal/hecatoncheir", "internal/snapshot", "paused sandboxes are snapshots"},
 	{"internal/hecatoncheir", "internal/vmm", "sandboxes get machines"},
+	{"internal/hecatoncheir", "internal/typhon", "what sandboxes do is watched for strikes"},
 	{"internal/hecatoncheir", "internal/hypnos", "idle sandboxes are put to sleep"},
 	{"internal/hecatoncheir", "internal/thanatos", "sandboxes end by its ladder"},
 	{"internal/hecatoncheir", "internal/guest/guestclient", "the agent in the guest is told who it is"},
@@ -112,6 +113,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/link", "internal/acheron", "work is leased through it"},
 	{"internal/link", "internal/hades", "nodes register and report through it"},
 	{"internal/link", "internal/olympus", "a node elsewhere is a node to the API"},
+	{"internal/link", "internal/typhon", "strikes are told over sessions"},
 	{"internal/link", "internal/hecatoncheir", "what nodes report reaches the registry as from a node beside it"},
 
 	{"internal/store/...", "internal/acheron", "adapter of the seam"},

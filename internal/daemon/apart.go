@@ -11,6 +11,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/link"
+	"github.com/tartarus-sandbox/tartarus/internal/typhon"
 )
 
 // openHub makes the side of a replica that nodes come to.
@@ -23,6 +24,7 @@ func (d *Daemon) openHub(p *parts) (*link.Hub, error) {
 		Vault: p.kept.vault, Queue: p.kept.queue, Registry: p.kept.registry,
 		AuthorityFile: filepath.Join(p.state, "fleet.pem"), Replica: cmp.Or(d.cfg.Fleet.Advertise, name), Advertise: d.cfg.Fleet.Advertise,
 		Version: d.version, Changed: func(sb tartarus.Sandbox) { p.edge.Changed(sb) }, Log: d.log,
+		Strike: func(ctx context.Context, s typhon.Strike) (string, error) { return d.strike(ctx, p, s) },
 		Fill: func(ctx context.Context, sb tartarus.Sandbox, value string) (string, error) {
 			return p.source().Fill(ctx, sb.Tenant, sb.ID, sb.Identity, value)
 		},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/hypnos"
+	"github.com/tartarus-sandbox/tartarus/internal/typhon"
 )
 
 // Config is everything that can be set about one process. The command line fills it from
@@ -74,6 +75,8 @@ type Config struct {
 	EnableHypnos bool `key:"enableHypnos" env:"ENABLE_HYPNOS"`
 	// Hypnos says when a sandbox counts as idle.
 	Hypnos Hypnos `key:"hypnos"`
+	// Typhon says what puts a sandbox into quarantine by itself.
+	Typhon Typhon `key:"typhon"`
 	// MetricsAddr is where this process serves its metrics without any key (host:port), besides the API's own route and the control socket. It belongs on
 	// an address that only a Prometheus reaches. Empty switches it off.
 	MetricsAddr string `key:"metricsAddr" env:"TARTARUS_METRICS_ADDR"`
@@ -166,6 +169,37 @@ func defaultHypnos() Hypnos {
 	return Hypnos{IdleAfter: d.IdleAfter, CPUPercent: int(d.CPUPercent), MinAge: d.MinAge, AtOnce: d.AtOnce}
 }
 
+// Typhon says what is a strike against a sandbox, and how many put it into quarantine. Package typhon has the arithmetic of the defaults.
+type Typhon struct {
+	// Strikes of one sandbox within Window put it into quarantine; 0 never does.
+	Strikes int `key:"strikes" env:"TARTARUS_TYPHON_STRIKES"`
+	// TemplateStrikes are those of all sandboxes of one template of one tenant, TenantStrikes of all of a tenant.
+	TemplateStrikes int `key:"templateStrikes" env:"TARTARUS_TYPHON_TEMPLATE_STRIKES"`
+	TenantStrikes   int `key:"tenantStrikes" env:"TARTARUS_TYPHON_TENANT_STRIKES"`
+	// Window is for how long a strike counts.
+	Window time.Duration `key:"window" env:"TARTARUS_TYPHON_WINDOW"`
+	// Packets that a sandbox may not send make a flood, when it sends so many in a minute; Targets that it may not reach make a scan.
+	Packets int `key:"packets" env:"TARTARUS_TYPHON_PACKETS"`
+	Targets int `key:"targets" env:"TARTARUS_TYPHON_TARGETS"`
+}
+
+func defaultTyphon() Typhon {
+	r, l := typhon.DefaultRule(), typhon.DefaultLimits()
+	return Typhon{Strikes: r.Sandbox, TemplateStrikes: r.Template, TenantStrikes: r.Tenant, Window: r.Window, Packets: int(l.Packets), Targets: l.Targets}
+}
+
+func (t Typhon) validate() error {
+	for name, n := range map[string]int{"strikes": t.Strikes, "templateStrikes": t.TemplateStrikes, "tenantStrikes": t.TenantStrikes, "packets": t.Packets, "targets": t.Targets} {
+		if n < 0 {
+			return tartarus.Errorf(tartarus.Invalid, "typhon.%s: %d is below 0", name, n)
+		}
+	}
+	if t.Window < time.Minute || t.Window > 30*24*time.Hour {
+		return tartarus.Errorf(tartarus.Invalid, "typhon.window: %s is not between 1m and 720h", t.Window)
+	}
+	return nil
+}
+
 // Warm sizes the pools of machines that wait, of each template that is in use. How many wait follows how many are asked for.
 type Warm struct {
 	// MemoryMB is how many MiB the waiting machines may take together; 0 switches the pools off, and every create makes its machine.
@@ -227,6 +261,7 @@ func Default() Config {
 			MaxSandboxes: 500,
 		},
 		Hypnos: defaultHypnos(),
+		Typhon: defaultTyphon(),
 		Warm: Warm{
 			// A waiting machine of an interpreter takes 20 to 40 MB: an eighth of a small host holds a burst of fifty.
 			MemoryMB: hostMemoryMB() / 8,
@@ -285,6 +320,9 @@ func (c Config) Validate() error {
 	check(c.Audit.Retention >= 0, "audit.retention %s must not be negative", c.Audit.Retention)
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Warm.validate()...)
+	if err := c.Typhon.validate(); err != nil {
+		return err
+	}
 	if err := c.Hypnos.config().Validate(); err != nil {
 		errs = append(errs, err)
 	}

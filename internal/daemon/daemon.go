@@ -252,7 +252,7 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		return nil, err
 	}
 	return hecatoncheir.New(hecatoncheir.Config{
-		Snapshots: snapshots, Hypnos: idle, Meter: p.metrics.Node(),
+		Snapshots: snapshots, Hypnos: idle, Meter: p.metrics.Node(), Strikes: d.strikes(p), Suspicion: d.cfg.Typhon.limits(),
 		Name: d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
 		Control: control, Journal: p.db.Journal(), Catalog: catalog,
 		Templates: known, Drivers: drivers, Slots: p.slots, Volumes: volumes,

@@ -27,6 +27,7 @@ func (a *Agent) watch(ctx context.Context, h *held) {
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
+	a.fell(last, h, exit)
 	if err := a.end(last, h, tartarus.Failed, exit.Reason, exit.Message); err != nil {
 		a.log.Error("ended sandbox not cleaned up", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
 	}

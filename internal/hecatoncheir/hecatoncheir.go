@@ -23,6 +23,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/snapshot"
 	"github.com/tartarus-sandbox/tartarus/internal/thanatos"
+	"github.com/tartarus-sandbox/tartarus/internal/typhon"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/warm"
 )
@@ -48,6 +49,10 @@ type Config struct {
 	Ends      thanatos.Limits
 	Hypnos    *hypnos.Config // nil puts nothing to sleep
 	Meter     Meter          // counts; may be nil
+	// Strikes counts what a sandbox did that looks like an attempt to break out, and says why it has to go into quarantine for it, if it has to.
+	// Nil counts nothing. Suspicion is from where on something is a strike.
+	Strikes   func(ctx context.Context, s typhon.Strike) (quarantine string, err error)
+	Suspicion typhon.Limits
 	// Prepare has templates snapshot once they are used, so that what is created from them later is restored, not booted.
 	Prepare bool
 	Warm    Warm

@@ -16,10 +16,11 @@ import (
 
 // held is one sandbox of this node, from the moment its start is leased until nothing of it is left.
 type held struct {
-	spec    tartarus.Spec // never changes
-	gone    chan struct{} // closed when nothing of it is left on the host
-	samples samples
-	conns   conns
+	spec      tartarus.Spec // never changes
+	gone      chan struct{} // closed when nothing of it is left on the host
+	samples   samples
+	conns     conns
+	suspicion suspicion
 
 	op sync.Mutex // one pause or resume at a time
 

@@ -90,9 +90,10 @@ func (a *Agent) sampleAll(ctx context.Context) error {
 		}
 		g := errgroup.Group{}
 		g.SetLimit(4)
+		tried := a.tried(ctx)
 		for _, h := range a.all() {
 			if h.sandbox().Phase == tartarus.Running {
-				g.Go(func() error { a.sample(ctx, h); return nil })
+				g.Go(func() error { a.sample(ctx, h, tried); return nil })
 			}
 		}
 		_ = g.Wait()
@@ -100,11 +101,13 @@ func (a *Agent) sampleAll(ctx context.Context) error {
 }
 
 // sample measures one sandbox. One that ends meanwhile has nothing to measure.
-func (a *Agent) sample(ctx context.Context, h *held) {
-	ctx, cancel := context.WithTimeout(ctx, reportTime)
+func (a *Agent) sample(ctx context.Context, h *held, tried map[string]int) {
+	short, cancel := context.WithTimeout(ctx, reportTime)
 	defer cancel()
-	if m, u, err := h.usage(ctx); err == nil {
-		h.samples.add(time.Now(), m, u, h.spec.Resources)
+	if m, u, err := h.usage(short); err == nil {
+		now := time.Now()
+		h.samples.add(now, m, u, h.spec.Resources)
+		a.suspect(ctx, h, now, u, tried)
 	}
 }
 
@@ -146,7 +149,7 @@ func (a *Agent) Samples(ctx context.Context, id string, start, end time.Time) ([
 	young := h.samples.at.IsZero()
 	h.samples.mu.Unlock()
 	if young {
-		a.sample(ctx, h)
+		a.sample(ctx, h, nil)
 	}
 	return h.samples.between(start, end), nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/typhon"
 )
 
 // callTime bounds a call that is no long poll.
@@ -138,6 +139,13 @@ func (u *Uplink) Heartbeat(ctx context.Context, n hades.Node, ttl time.Duration)
 	}
 	u.hear(out)
 	return nil
+}
+
+// Strike tells what a sandbox did, and asks why it has to go into quarantine for it; empty when it need not.
+func (u *Uplink) Strike(ctx context.Context, s typhon.Strike) (quarantine string, err error) {
+	var out strikeAnswer
+	err = u.brief(ctx, "strike", strikeArgs{s}, &out)
+	return out.Quarantine, err
 }
 
 // Fill asks what a header of a sandbox says, with secrets and tokens in the place of their placeholders. The answer is for one request, and kept nowhere.

@@ -11,6 +11,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/typhon"
 )
 
 // The arguments and answers of the calls to a replica.
@@ -55,6 +56,12 @@ type (
 		Node    string `json:"node"`
 		Request []byte `json:"request"` // certificate request, DER
 	}
+	strikeArgs struct {
+		Strike typhon.Strike `json:"strike"`
+	}
+	strikeAnswer struct {
+		Quarantine string `json:"quarantine,omitempty"` // why the sandbox has to go there
+	}
 	fillArgs struct {
 		Sandbox string `json:"sandbox"`
 		Value   string `json:"value"` // with placeholders
@@ -82,6 +89,7 @@ func (h *Hub) methods() map[string]method {
 		"report":      member(h, h.report),
 		"heartbeat":   member(h, h.heartbeat),
 		"fill":        member(h, h.fill),
+		"strike":      member(h, h.strike),
 		"certificate": member(h, h.certificate),
 	}
 }
@@ -298,6 +306,23 @@ func (h *Hub) fill(ctx context.Context, s *session, in fillArgs) (any, error) {
 		return nil, err
 	}
 	return fillAnswer{value}, nil
+}
+
+// strike counts what a node saw one of its sandboxes do. Whose that is, the registry knows better than the node.
+func (h *Hub) strike(ctx context.Context, s *session, in strikeArgs) (any, error) {
+	sb, err := h.cfg.Registry.Sandbox(ctx, hades.AnyTenant, in.Strike.Sandbox)
+	if err != nil {
+		return nil, err
+	}
+	if sb.Node != s.peer {
+		return nil, tartarus.Errorf(tartarus.Forbidden, "sandbox %.40s is not on node %s", in.Strike.Sandbox, s.peer)
+	}
+	if h.cfg.Strike == nil {
+		return strikeAnswer{}, nil
+	}
+	in.Strike.Tenant, in.Strike.TemplateID = sb.Tenant, sb.TemplateID
+	why, err := h.cfg.Strike(ctx, in.Strike)
+	return strikeAnswer{why}, err
 }
 
 // has reports whether a header of this value is put into any request.

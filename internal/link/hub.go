@@ -19,6 +19,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
+	"github.com/tartarus-sandbox/tartarus/internal/typhon"
 )
 
 // HubConfig describes a replica's side.
@@ -37,7 +38,9 @@ type HubConfig struct {
 	Changed func(tartarus.Sandbox)
 	// Fill puts secrets and identity tokens of a sandbox in the place of a header value's placeholders. Nil has none.
 	Fill func(ctx context.Context, sb tartarus.Sandbox, value string) (string, error)
-	Log  *slog.Logger
+	// Strike counts what a sandbox did, and says why it has to go into quarantine for it. Nil counts nothing.
+	Strike func(ctx context.Context, s typhon.Strike) (quarantine string, err error)
+	Log    *slog.Logger
 
 	revision int // tests pretend to be older and newer
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -23,6 +24,7 @@ const (
 	setServices = "services" // cable . port: our own listeners that it may reach, after redirection only
 	setFlows    = "flows"    // cable, counting its connections
 	setAsked    = "asked"    // cable, measuring its questions to our resolver
+	setTried    = "tried"    // cable . address . port that it was refused in the last minute
 	mapExempt   = "exempt"   // cable → chain with its exemptions from the denied ranges
 	mapCustom   = "custom"   // cable → chain with its own rules
 	mapDNS      = "dns"      // cable . gateway → port of the listener that gets what goes to port 53 there
@@ -38,6 +40,12 @@ const maxFlows = 4096
 const (
 	askRate  = 200 // a second
 	askBurst = 400
+)
+
+// What of refused targets is remembered. A host full of scanners fills it; each of them has struck long before.
+const (
+	triedTime = time.Minute
+	maxTried  = 32768
 )
 
 const (
@@ -61,6 +69,7 @@ func baseSets() []set {
 		{name: setServices, key: ifPort},
 		{name: setFlows, key: name, flags: unix.NFT_SET_EVAL, size: 65536},
 		{name: setAsked, key: name, flags: unix.NFT_SET_EVAL, size: 65536},
+		{name: setTried, key: ifAddrPort, flags: unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT, size: maxTried},
 		{name: mapExempt, key: name, flags: unix.NFT_SET_MAP, data: &verdict},
 		{name: mapCustom, key: name, flags: unix.NFT_SET_MAP, data: &verdict},
 		{name: mapDNS, key: ifAddr, flags: unix.NFT_SET_MAP, data: &port},
@@ -135,6 +144,7 @@ func baseChains() []chain {
 			rule(jump(chainDropped)),
 		}},
 		{chainDropped, nil, []part{
+			rule(isIPv4, notICMP, iif, daddr2, port3, noteTried),
 			rule(iif, in(setDrops), drop), // the member counts
 			rule(drop),
 		}},
@@ -157,6 +167,9 @@ const (
 	chainDropped   = "dropped"
 )
 
+// reg32after20 is the register of four bytes that follows a name of 16 and an address of 4: NFT_REG32_05.
+const reg32after20 = 13
+
 // Parts of rules. Register 1 holds the first part of a key and register 2 what is joined to it.
 type part = []expr.Any
 
@@ -171,6 +184,7 @@ var (
 	saddr    = network(2, 12) // joined to a device
 	daddr    = network(1, 16)
 	daddr2   = network(2, 16)
+	port3    = part{&expr.Payload{DestRegister: reg32after20, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}} // joined to daddr2
 	port2    = part{&expr.Payload{DestRegister: 2, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}}
 
 	fromSandbox    = rule(iif, is([]byte(namePrefix)...)) // compares only as many bytes as there are
@@ -195,6 +209,8 @@ var (
 
 	countFlows = part{&expr.Dynset{SrcRegKey: 1, SetName: setFlows, Operation: unix.NFT_DYNSET_OP_ADD,
 		Exprs: []expr.Any{&expr.Connlimit{Count: maxFlows, Flags: expr.NFT_CONNLIMIT_F_INV}}}} // true when over
+
+	noteTried = part{&expr.Dynset{SrcRegKey: 1, SetName: setTried, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: triedTime}}
 
 	tooManyQuestions = part{&expr.Dynset{SrcRegKey: 1, SetName: setAsked, Operation: unix.NFT_DYNSET_OP_ADD,
 		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: askRate, Unit: expr.LimitTimeSecond, Burst: askBurst, Over: true}}}}

@@ -116,6 +116,7 @@ type set struct {
 }
 
 var ifAddr = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr)
+var ifAddrPort = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr, nftables.TypeInetService)
 var ifPort = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeInetService)
 
 func (b *batch) addSet(s set, id uint32) {

@@ -45,6 +45,21 @@ func (f *firewall) counters(name string) (Counters, error) {
 	return Counters{}, tartarus.Errorf(tartarus.NotFound, "no counters for %s", name)
 }
 
+// tried counts, by slot name, the different addresses and ports that were refused in the last minute.
+func (f *firewall) tried() (map[string]int, error) {
+	keys, err := listMembers(setTried)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int{}
+	for _, key := range keys {
+		if len(key) > unix.IFNAMSIZ {
+			out[text(key[:unix.IFNAMSIZ])]++
+		}
+	}
+	return out, nil
+}
+
 // findCounter looks for the counter expression among the nested attributes of a set member.
 func findCounter(b []byte) (Counters, bool) {
 	dig := func(b []byte, path ...uint16) []byte {

@@ -198,3 +198,31 @@ func TestIPv6DroppedByRules(t *testing.T) {
 
 // quiet is how long a packet that must not arrive is waited for where nothing counts it.
 const quiet = 100 * time.Millisecond
+
+// What a sandbox tries and may not reach is counted by address and port, each once, and for it alone.
+func TestRefusedTargetsAreCounted(t *testing.T) {
+	w := newWorld(t)
+	p := openPool(t, Config{})
+	s, err := p.Acquire(t.Context())
+	must(t, err)
+	other, err := p.Acquire(t.Context())
+	must(t, err)
+	defer releaseAll(t, p, s, other)
+	x := w.wire(s)
+	const targets = 30
+	for range 2 {
+		for port := range targets {
+			x.send(packet{src: s.guest, dst: netip.MustParseAddr("203.0.113.10"), proto: []uint8{protoTCP, protoUDP}[port%2], port: uint16(1000 + port)}.frame(newMark()))
+		}
+	}
+	eventually(t, "all packets are counted", func() bool {
+		c, err := p.Counters(t.Context(), s)
+		must(t, err)
+		return c.DroppedPackets == 2*targets
+	})
+	tried, err := p.Tried(t.Context())
+	must(t, err)
+	if tried[s.Name()] != targets || tried[other.Name()] != 0 {
+		t.Errorf("tried: %v, want %d of %s", tried, targets, s.Name())
+	}
+}

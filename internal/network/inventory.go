@@ -42,7 +42,7 @@ func (f *firewall) inventory() (map[string]*parts, error) {
 			at(name).sets = append(at(name).sets, s)
 			continue
 		}
-		if s == setRealms || s == setDenied {
+		if s == setRealms || s == setDenied || s == setTried { // the last empties itself
 			continue
 		}
 		keys, err := listMembers(s)

@@ -318,6 +318,10 @@ func (p *Pool) keeps(s *Slot, r Rules) func(flow) bool {
 // Counters are what the sandbox in a slot was refused so far.
 func (p *Pool) Counters(ctx context.Context, s *Slot) (Counters, error) { return p.fw.counters(s.name) }
 
+// Tried counts, by the name of their slots, how many different addresses and ports sandboxes were refused in the last minute. Slots that were
+// lent to another sandbox since may count what that one did.
+func (p *Pool) Tried(context.Context) (map[string]int, error) { return p.fw.tried() }
+
 // Adopt takes over a slot that an earlier process lent to a sandbox which still lives, and gives it these rules in one step.
 // A slot that is gone, or is not the recorded one any more, is tartarus.NotFound.
 func (p *Pool) Adopt(ctx context.Context, rec Record, r Rules) (*Slot, error) {

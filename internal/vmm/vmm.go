@@ -143,6 +143,8 @@ type Usage struct {
 type Exit struct {
 	Reason  tartarus.Reason // user (Stop), oom, or crashed
 	Message string
+	// Forbidden says that what ran it was killed over a system call that it never makes: something in it was taken over.
+	Forbidden bool
 }
 
 // Leftover is something on the host that no sandbox owns.

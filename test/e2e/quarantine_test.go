@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
@@ -76,4 +78,30 @@ func TestQuarantine(t *testing.T) {
 	if out, code := s.cli("quarantine", "show", id); code != 0 || !strings.Contains(out, "/tmp/dropped") {
 		t.Errorf("evidence after the end: %d\n%s", code, out)
 	}
+}
+
+// A sandbox that tries one address after another goes into quarantine by itself, and any operator may release it.
+func TestQuarantineForStrikes(t *testing.T) {
+	s := newServer(t, "TARTARUS_TYPHON_STRIKES=1", "TARTARUS_TYPHON_TARGETS=10")
+	off := false
+	id := s.create(func(in *api.NewSandbox) { in.AllowInternetAccess = &off }).SandboxID
+	calm := s.create().SandboxID
+	s.background(id, "echo up; while true; do for p in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do nc -w 1 203.0.113.7 $p & done; wait; done")
+	eventually(t, time.Minute, func() error {
+		if out, code := s.cli("quarantine", "ls"); code != 0 || !strings.Contains(out, id) {
+			return fmt.Errorf("not in quarantine: %s", out)
+		}
+		return nil
+	})
+	out, code := s.cli("quarantine", "show", id)
+	if code != 0 || !strings.Contains(out, "port-scan") || !strings.Contains(out, "typhon") {
+		t.Errorf("show: %d\n%s", code, out)
+	}
+	if out, code := s.cli("audit", "ls", "--json"); code != 0 || !strings.Contains(out, "port-scan") {
+		t.Errorf("the record says nothing of it: %d\n%s", code, out)
+	}
+	if out, code := s.cli("quarantine", "release", id, "--reason", "it was a test"); code != 0 {
+		t.Errorf("release: %d\n%s", code, out)
+	}
+	s.sh(calm, "true")
 }

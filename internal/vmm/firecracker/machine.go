@@ -171,6 +171,9 @@ func (m *machine) verdict(err error) vmm.Exit {
 		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: err.Error()}
 	}
 	log := m.log.text()
+	if strings.Contains(log, "bad syscall") { // what its signal handler writes before it ends
+		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: "the monitor made a system call that it may not make", Forbidden: true}
+	}
 	if strings.Contains(log, "exit_code=0") {
 		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: "the guest shut itself down"}
 	}

@@ -105,13 +105,15 @@ func (m *machine) watch(ctx context.Context) {
 
 // verdict says how the process, which has ended, did end.
 func (m *machine) verdict(err error) vmm.Exit {
-	status := "the sandbox process ended"
+	status, forbidden := "the sandbox process ended", false
 	if m.cmd != nil {
 		werr := m.cmd.Wait() // returns at once and takes the zombie away
-		status = describe(m.cmd, werr)
+		status, forbidden = describe(m.cmd, werr), process.Forbidden(m.cmd.ProcessState)
 	}
 	why := bootFailure(filepath.Join(m.dir, panicName))
 	switch {
+	case forbidden:
+		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: status, Forbidden: true}
 	case m.starved.Load() || m.group.OOMKills() > 0:
 		return vmm.Exit{Reason: tartarus.ReasonOOM, Message: "the memory limit was reached"}
 	case m.stopped.Load():

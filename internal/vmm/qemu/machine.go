@@ -165,13 +165,15 @@ func (m *machine) hear(ctx context.Context) error {
 
 // verdict says how the process, which has ended, did end.
 func (m *machine) verdict(err error) vmm.Exit {
-	status := "QEMU ended"
+	status, forbidden := "QEMU ended", false
 	if m.cmd != nil {
 		_ = m.cmd.Wait() // returns at once and takes the zombie away
-		status = describe(m.cmd)
+		status, forbidden = describe(m.cmd), process.Forbidden(m.cmd.ProcessState)
 	}
 	guest := m.epitaph()
 	switch {
+	case forbidden:
+		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: status, Forbidden: true}
 	case m.starved.Load() || m.group.OOMKills() > 0:
 		return vmm.Exit{Reason: tartarus.ReasonOOM, Message: "the memory limit was reached"}
 	case m.stopped.Load():
