@@ -55,6 +55,13 @@ func (w *workshop) Make(ctx context.Context, _ Kind) (*machine, error) {
 	return m, nil
 }
 
+// tried counts attempts.
+func (w *workshop) tried() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tries
+}
+
 func (w *workshop) Current(context.Context, Kind) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -185,7 +192,7 @@ func TestNoMemoryIsOff(t *testing.T) {
 		p.Pin(ctx, tiny, 3)
 		p.Claim(ctx, tiny)
 		time.Sleep(time.Minute)
-		if w.tries != 0 {
+		if w.tried() != 0 {
 			t.Fatal("a pool that is off made a machine")
 		}
 	})
@@ -193,14 +200,16 @@ func TestNoMemoryIsOff(t *testing.T) {
 
 func TestStartsComeFirst(t *testing.T) {
 	run(t, nil, func(ctx context.Context, p *Pool[*machine], w *workshop) {
+		w.mu.Lock()
 		w.busy = true
+		w.mu.Unlock()
 		p.Claim(ctx, tiny)
 		time.Sleep(patience - 10*time.Millisecond)
-		if w.tries != 0 {
+		if w.tried() != 0 {
 			t.Fatal("a machine was made while sandboxes were started")
 		}
 		time.Sleep(2 * patience)
-		if w.tries == 0 {
+		if w.tried() == 0 {
 			t.Fatal("an empty shelf waits for ever")
 		}
 	})
@@ -208,11 +217,13 @@ func TestStartsComeFirst(t *testing.T) {
 
 func TestWhatCannotBeMadeRests(t *testing.T) {
 	run(t, nil, func(ctx context.Context, p *Pool[*machine], w *workshop) {
+		w.mu.Lock()
 		w.broken = errors.New("no image")
+		w.mu.Unlock()
 		p.Claim(ctx, tiny)
 		time.Sleep(10 * time.Minute)
-		if w.tries < 5 || w.tries > 20 {
-			t.Fatalf("%d tries in ten minutes", w.tries)
+		if n := w.tried(); n < 5 || n > 20 {
+			t.Fatalf("%d tries in ten minutes", n)
 		}
 		w.mu.Lock()
 		w.broken = nil

@@ -16,10 +16,12 @@ package redis
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -180,6 +182,9 @@ func (db *DB) Close() error {
 	db.stop()
 	err := db.rdb.Close()
 	db.running.Wait()
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return nil // the server closed a connection first, and did not hear that ours closes too
+	}
 	return err
 }
 

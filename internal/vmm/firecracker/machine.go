@@ -253,6 +253,7 @@ func (m *machine) discard(ctx context.Context) error {
 			return fmt.Errorf("wait for monitor: %w", ctx.Err())
 		}
 	}
+	m.letPagesEnd(ctx)
 	if m.group != nil { // and with it the page-fault handler, and a jailer that was given up
 		if err := m.group.Remove(ctx); err != nil {
 			return err

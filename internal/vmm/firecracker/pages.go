@@ -147,6 +147,17 @@ func (d *Driver) openWorking(snapshot string) (*os.File, error) {
 	return f, nil
 }
 
+// letPagesEnd gives the page-fault handler of a monitor that has ended a moment to write down its working set, and to end by itself.
+func (m *machine) letPagesEnd(ctx context.Context) {
+	if m.pages == nil {
+		return
+	}
+	const moment = time.Second
+	ctx, cancel := context.WithTimeout(ctx, moment)
+	defer cancel()
+	_ = m.pages.Wait(ctx) // one that does not is killed with the group
+}
+
 // watchPages ends the machine when its page-fault handler has ended before it: its processors would wait for ever.
 func (m *machine) watchPages(ctx context.Context) {
 	if m.pages.Wait(ctx) != nil {

@@ -90,6 +90,7 @@ func serve(conn *net.UnixConn, src Source, size int64, working *os.File) error {
 			s.set.save()
 			return nil
 		case err := <-failed:
+			s.set.save() // most likely its monitor has ended, and the descriptor said so first
 			return err
 		case <-settled:
 			s.set.save()

@@ -76,7 +76,7 @@ func tree(args []string) error {
 			if err != nil {
 				return err
 			}
-			line += fmt.Sprintf(" %d links, %d bytes %x, written %d", st.Nlink, len(b), sha256.Sum256(b), info.ModTime().Unix())
+			line += fmt.Sprintf(" %d links, %d bytes %x, written %d", st.Nlink, len(b), sha256.Sum256(b), info.ModTime().Round(time.Second).Unix()) // archives keep it so
 		}
 		names := make([]byte, 4096)
 		if n, err := unix.Llistxattr(path, names); err == nil {
