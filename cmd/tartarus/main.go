@@ -1,5 +1,6 @@
 // Command tartarus runs untrusted code in sandboxes: the server, its node agent and the command line are this one
-// program. It re-executes itself as the sandbox process of the gVisor runtime, and to shut QEMU in, which is decided before anything else runs.
+// program. It re-executes itself as the sandbox process of the gVisor runtime, to shut QEMU in, and as the
+// page-fault handler of a Firecracker machine, which is decided before anything else runs.
 package main
 
 import (
@@ -8,6 +9,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus/internal/cli"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/gvisor"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/pagefault"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/qemu"
 )
 
@@ -17,5 +19,6 @@ var version = "dev"
 func main() {
 	gvisor.Main()
 	qemu.Main()
+	pagefault.Main(nil)
 	os.Exit(cli.Main(context.Background(), version, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

@@ -29,12 +29,17 @@ type Config struct {
 	Concurrency int
 	Warm        bool      // sandboxes are claimed, not made
 	MemoryMB    int64     // that a forked sandbox has touched
+	Driver      string    // of VMM
+	Clones      int       // at once, of VMM
 	Progress    io.Writer // a line now and then; nil for none
 }
 
 func (c *Config) validate() error {
 	if c.N < 1 || c.N > 100_000 || c.Concurrency < 1 || c.Concurrency > 1000 {
 		return tartarus.Errorf(tartarus.Invalid, "n must be 1 to 100000 and concurrency 1 to 1000, not %d and %d", c.N, c.Concurrency)
+	}
+	if c.Clones < 0 || c.Clones > 1000 {
+		return tartarus.Errorf(tartarus.Invalid, "clones must be 0 to 1000, not %d", c.Clones)
 	}
 	if c.Progress == nil {
 		c.Progress = io.Discard

@@ -26,6 +26,7 @@ Quote ratios: absolute times drift with the load of the machine. A run in which 
 		e.benchVerb("density", "What idle sandboxes cost in memory and processor time", 100, bench.Density),
 		e.benchVerb("resume", "From the resume request to the first command's output", 30, bench.Resume),
 		e.benchVerb("fork", "How long a sandbox stands still for a fork, and how long n clones take", 8, bench.Fork),
+		e.benchVerb("vmm", "A driver of virtual machines alone: restores one by one, and clones at once", 30, bench.VMM),
 		e.benchVerb("edge", "A download from a server inside a sandbox", 10, bench.Edge),
 	)
 	return cmd
@@ -66,6 +67,10 @@ func (e *Env) benchVerb(name, short string, n int, run func(context.Context, ben
 	cmd.Flags().StringVar(&cfg.Template, "template", "tiny", "template of the sandboxes")
 	if name == "fork" {
 		cmd.Flags().Int64Var(&cfg.MemoryMB, "memory", 64, "MB of memory that the sandbox has touched")
+	}
+	if name == "vmm" {
+		cmd.Flags().StringVar(&cfg.Driver, "driver", "firecracker", "driver to measure")
+		cmd.Flags().IntVar(&cfg.Clones, "clones", 50, "how many clones of one snapshot to make at once")
 	}
 	if name == "create" {
 		cmd.Flags().IntVar(&cfg.Concurrency, "concurrency", 1, "how many at once")

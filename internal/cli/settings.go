@@ -323,6 +323,8 @@ var help = map[string]string{
 	"edgeKeyFile":                "key of that certificate (PEM)",
 	"runtime":                    "runtime of sandboxes: auto, firecracker, qemu or gvisor",
 	"kernel":                     "kernel of virtual machines: a folder with it and its modules, or its file",
+	"firecracker":                "program of the runtime firecracker",
+	"jailer":                     "program that jails firecracker, of the same release",
 	"defaultTemplate":            "template of creates that name none (default base when built, else tiny)",
 	"nodeName":                   "name of this node",
 	"labels":                     "labels of this node, NAME=VALUE,...",

@@ -44,6 +44,10 @@ type Config struct {
 	// Kernel is the Linux kernel of virtual machines: a folder with it and its modules, or its file. Empty looks in the data folder's kernel, in
 	// data/firecracker, and in /boot.
 	Kernel string `key:"kernel" env:"TARTARUS_KERNEL"`
+	// Firecracker and Jailer are the programs of these names, of one release. Empty looks in the data folder's firecracker, in data/firecracker,
+	// and in PATH.
+	Firecracker string `key:"firecracker" env:"TARTARUS_FIRECRACKER"`
+	Jailer      string `key:"jailer" env:"TARTARUS_JAILER"`
 	// DefaultTemplate is what a create without a template gets. Empty means base when built, else tiny.
 	DefaultTemplate string `key:"defaultTemplate" env:"TARTARUS_DEFAULT_TEMPLATE"`
 	// NodeName is this node's name in the registry. It must stay the same across restarts.

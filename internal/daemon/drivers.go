@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/kvm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/firecracker"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/gvisor"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/qemu"
@@ -33,10 +35,16 @@ func Drivers(cfg Config) ([]vmm.Driver, error) {
 
 // openDrivers makes the runtimes of this build, strongest first.
 func openDrivers(cfg Config, state string, log *slog.Logger) ([]vmm.Driver, error) {
-	qm, err := qemu.New(qemu.Config{
-		Dir: filepath.Join(state, "qemu"), Cache: guestCache(cfg), Kernel: guestKernel(cfg), Log: log,
-		KVM: func(ctx context.Context) kvm.Verdict { return kvm.Remembered(ctx, kvmMemory, time.Now()) },
+	judge := func(ctx context.Context) kvm.Verdict { return kvm.Remembered(ctx, kvmMemory, time.Now()) }
+	kernel := guestKernel(cfg)
+	monitor, jailer := FirecrackerPrograms(cfg)
+	fc, err := firecracker.New(firecracker.Config{
+		Dir: filepath.Join(state, "microvms"), Firecracker: monitor, Jailer: jailer, Guest: firecracker.Guest{Linux: kernel}, KVM: judge, Log: log,
 	})
+	if err != nil {
+		return nil, err
+	}
+	qm, err := qemu.New(qemu.Config{Dir: filepath.Join(state, "qemu"), Cache: guestCache(cfg), Kernel: kernel, Log: log, KVM: judge})
 	if err != nil {
 		return nil, err
 	}
@@ -44,11 +52,37 @@ func openDrivers(cfg Config, state string, log *slog.Logger) ([]vmm.Driver, erro
 	if err != nil {
 		return nil, err
 	}
-	return preferred([]vmm.Driver{qm, gv}, cfg.Runtime)
+	return preferred([]vmm.Driver{fc, qm, gv}, cfg.Runtime)
 }
 
 // kvmMemory is where the verdict over the host's KVM is remembered until the next boot.
 const kvmMemory = "/run/tartarus/kvm.json"
+
+// FirecrackerPrograms finds Firecracker and its jailer: the configured ones, else the data folder's, else what ./dev-setup.sh got in the folder where
+// the program was started or built, else those in PATH. One that is nowhere is empty.
+func FirecrackerPrograms(cfg Config) (monitor, jailer string) {
+	places := []string{filepath.Join(cfg.DataDir, "firecracker"), devKernel}
+	if self, err := os.Executable(); err == nil {
+		places = append(places, filepath.Join(filepath.Dir(self), "..", devKernel))
+	}
+	find := func(configured, name string) string {
+		if configured != "" {
+			return configured
+		}
+		for _, p := range places {
+			path := filepath.Join(p, name)
+			if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+				return path
+			}
+		}
+		path, err := exec.LookPath(name)
+		if err != nil {
+			return ""
+		}
+		return path
+	}
+	return find(cfg.Firecracker, "firecracker"), find(cfg.Jailer, "jailer")
+}
 
 // guestCache is where kernels for virtual machines are prepared: once for all stacks of a data folder.
 func guestCache(cfg Config) string { return filepath.Join(cfg.DataDir, "kernel", "prepared") }

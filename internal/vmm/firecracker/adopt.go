@@ -16,6 +16,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/pagefault"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
@@ -97,7 +98,7 @@ func (m *machine) takeOver(ctx context.Context, v version) error {
 		return err
 	}
 	if i.State != stateRunning && i.State != statePaused {
-		return fmt.Errorf("the machine is %q", printable(i.State))
+		return fmt.Errorf("the machine is %q", linux.Printable(i.State))
 	}
 	return nil
 }

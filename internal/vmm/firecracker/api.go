@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 )
 
 // mostAnswer bounds what is read of an answer: the monitor is not trusted once its guest runs. The longest there is, a
@@ -96,7 +98,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		if json.Unmarshal(answer, &f) != nil || f.Message == "" {
 			f.Message = strconv.Itoa(status)
 		}
-		return &Fault{Call: name, Status: status, Message: printable(f.Message)}
+		return &Fault{Call: name, Status: status, Message: linux.Printable(f.Message)}
 	}
 	if out == nil {
 		return nil
@@ -137,20 +139,4 @@ func exchange(conn net.Conn, method, path string, in any) (answer []byte, status
 		return nil, 0, err
 	}
 	return answer, res.StatusCode, nil
-}
-
-// printable is a message on one line, bounded, with nothing in it that a terminal obeys.
-func printable(s string) string {
-	const most = 800
-	out := make([]rune, 0, min(len(s), most))
-	for _, r := range s {
-		if len(out) == most {
-			return string(out) + "…"
-		}
-		if r < ' ' || r == 0x7f {
-			r = ' '
-		}
-		out = append(out, r)
-	}
-	return string(out)
 }

@@ -5,19 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
-	"github.com/tartarus-sandbox/tartarus/internal/vmm/cgroup"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/manifest"
-	"github.com/tartarus-sandbox/tartarus/internal/vmm/netns"
-	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
 const (
@@ -131,19 +125,32 @@ func checked(c vmm.Config) (vmm.Config, error) {
 	return c, nil
 }
 
+// bootable is what a monitor boots.
+type bootable struct{ kernel, initrd, command string }
+
+// guest prepares what boots in the machine that c describes.
+func (d *Driver) guest(c vmm.Config) (b bootable, err error) {
+	if b.kernel = d.cfg.Guest.Bare; b.kernel != "" {
+		return b, nil
+	}
+	if b.kernel, b.initrd, err = d.cfg.Guest.Linux.Prepare(); err != nil {
+		return b, err
+	}
+	// The only controller that the machine has is a keyboard's, and of that only the reset line: a restart is the machine's end.
+	b.command, err = linux.CommandLine(c, "reboot=k", "pci=off", "i8042.noaux", "i8042.nomux", "i8042.nopnp", "i8042.dumbkbd")
+	return b, err
+}
+
 // boot has a monitor boot the guest.
 func (d *Driver) boot(ctx context.Context, m *machine, c vmm.Config) error {
 	if err := checkImage(c.RootFS); err != nil {
 		return err
 	}
-	g, command := d.cfg.Guest, ""
-	if g.CommandLine != nil {
-		var err error
-		if command, err = g.CommandLine(c); err != nil {
-			return err
-		}
+	b, err := d.guest(c)
+	if err != nil {
+		return err
 	}
-	for name, from := range map[string]string{imageName: c.RootFS, kernelName: g.Kernel, initrdName: g.Initrd} {
+	for name, from := range map[string]string{imageName: c.RootFS, kernelName: b.kernel, initrdName: b.initrd} {
 		if from == "" {
 			continue
 		}
@@ -151,33 +158,82 @@ func (d *Driver) boot(ctx context.Context, m *machine, c vmm.Config) error {
 			return err
 		}
 	}
-	if err := m.makeDisk(c.Resources.DiskMB); err != nil {
+	if err := d.makeDisk(ctx, m, c.Resources.DiskMB); err != nil {
 		return err
 	}
 	if err := d.spawn(ctx, m, c); err != nil {
 		return err
 	}
-	if err := d.configure(ctx, m, c, command); err != nil {
+	if err := d.configure(ctx, m, c, b); err != nil {
 		return fmt.Errorf("configure guest: %w", err)
 	}
 	if err := m.api.Start(ctx); err != nil {
 		return fmt.Errorf("start guest: %w", err)
 	}
-	return nil
+	if d.cfg.Guest.Linux == nil {
+		return nil
+	}
+	return m.awaitUp(ctx)
+}
+
+// makeDisk makes the writable disk: an empty file system, or nothing but a hole for a guest that knows of none.
+func (d *Driver) makeDisk(ctx context.Context, m *machine, mb int64) error {
+	path := m.path(diskName)
+	if d.cfg.Guest.Linux != nil {
+		if err := d.disks.Make(ctx, path, mb); err != nil {
+			return err
+		}
+		return os.Chown(path, m.state.UID, m.state.UID)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return errors.Join(f.Truncate(mb<<20), f.Chown(m.state.UID, m.state.UID))
+}
+
+// awaitUp waits until the guest says on its console that its first process runs, or why it never will.
+func (m *machine) awaitUp(ctx context.Context) error {
+	ended := make(chan struct{})
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer close(ended)
+		if m.handle.Wait(waiting) == nil {
+			cancel()
+		}
+	}()
+	defer func() { cancel(); <-ended }()
+	for at := int64(0); ; {
+		if up, err := linux.Up([]byte(m.console.text())); up || err != nil {
+			return err
+		}
+		_, next, err := m.console.Next(waiting, at)
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			if up, _ := linux.Up([]byte(m.console.text())); up {
+				return nil
+			}
+			return errors.New("the guest ended while it booted")
+		}
+		at = next
+	}
 }
 
 // configure describes the machine to its monitor.
-func (d *Driver) configure(ctx context.Context, m *machine, c vmm.Config, command string) error {
-	boot := BootSource{Kernel: "/" + kernelName, Command: command}
-	if d.cfg.Guest.Initrd != "" {
+func (d *Driver) configure(ctx context.Context, m *machine, c vmm.Config, b bootable) error {
+	boot := BootSource{Kernel: "/" + kernelName, Command: b.command}
+	if b.initrd != "" {
 		boot.Initrd = "/" + initrdName
 	}
+	machine := MachineConfig{
+		VCPUs: c.Resources.VCPU, MemoryMiB: c.Resources.MemoryMB, Template: d.cfg.CPUTemplate, TrackDirty: d.cfg.TrackDirty,
+	}
 	steps := []func() error{
-		func() error {
-			return m.api.SetMachine(ctx, MachineConfig{
-				VCPUs: c.Resources.VCPU, MemoryMiB: c.Resources.MemoryMB, Template: d.cfg.CPUTemplate, TrackDirty: d.cfg.TrackDirty,
-			})
-		},
+		func() error { return m.api.SetMachine(ctx, machine) },
 		func() error { return m.api.SetBoot(ctx, boot) },
 		func() error {
 			return m.api.AddDrive(ctx, Drive{ID: imageName, Path: "/" + imageName, ReadOnly: true, Engine: d.cfg.Engine})
@@ -186,9 +242,7 @@ func (d *Driver) configure(ctx context.Context, m *machine, c vmm.Config, comman
 			return m.api.AddDrive(ctx, Drive{ID: diskName, Path: "/" + diskName, Engine: d.cfg.Engine, Limit: d.cfg.DiskLimit})
 		},
 		func() error { return m.api.SetEntropy(ctx, nil) },
-		func() error {
-			return m.api.SetBalloon(ctx, Balloon{DeflateOnOOM: true, StatsSeconds: 1})
-		},
+		func() error { return m.api.SetBalloon(ctx, Balloon{DeflateOnOOM: true, StatsSeconds: 1}) },
 	}
 	if i := c.Interface; i != nil {
 		steps = append(steps, func() error {
@@ -201,153 +255,6 @@ func (d *Driver) configure(ctx context.Context, m *machine, c vmm.Config, comman
 		}
 	}
 	return nil
-}
-
-// interfaceID is the monitor's name of the guest's network interface.
-const interfaceID = "eth0"
-
-// spawn has the jailer start the monitor of m and waits until it listens.
-func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config) (err error) {
-	p, err := d.monitor(ctx)
-	if err != nil {
-		return err
-	}
-	if m.group, err = d.host.Make(m.id, cgroup.Limits{
-		MemoryBytes: (c.Resources.MemoryMB + overheadMB) << 20, PIDs: int64(c.Resources.VCPU + hostThreads),
-	}); err != nil {
-		return err
-	}
-	ns, err := d.enterable(c, m.state.UID)
-	if err != nil {
-		return err
-	}
-	if c.Interface != nil {
-		defer ns.Close()
-	}
-	cmd := d.jailer(m, c, p, inSelf(ns))
-	if err := d.runJailer(ctx, m, cmd); err != nil {
-		return err
-	}
-	if err := m.hold(); err != nil {
-		return err
-	}
-	return m.connect(ctx)
-}
-
-// enterable opens the network namespace of the machine, with its TAP device given to the monitor's user.
-func (d *Driver) enterable(c vmm.Config, uid int) (*os.File, error) {
-	if c.Interface == nil {
-		return netns.Empty()
-	}
-	ns, err := os.Open(c.Interface.NetNS)
-	if err != nil {
-		return nil, fmt.Errorf("open network namespace: %w", err)
-	}
-	if err := netns.OwnTAP(ns, c.Interface.Device, uid, uid); err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return ns, nil
-}
-
-// jailer is the command that starts the monitor. The group is ours and not the jailer's: it would move itself there, and be
-// charged elsewhere before.
-func (d *Driver) jailer(m *machine, c vmm.Config, p *program, ns string) *exec.Cmd {
-	uid := strconv.Itoa(m.state.UID)
-	// What the monitor may write at most into one file: the guest's memory in a snapshot, or the disk.
-	most := max(c.Resources.MemoryMB, c.Resources.DiskMB)<<20 + 64<<20
-	ns = strings.Replace(ns, "/self/", "/"+strconv.Itoa(os.Getpid())+"/", 1) // as the jailer sees it
-	cmd := exec.Command(d.cfg.Jailer,
-		"--id", m.id, "--exec-file", p.path, "--uid", uid, "--gid", uid, "--chroot-base-dir", d.dir,
-		"--netns", ns, "--new-pid-ns",
-		"--resource-limit", "fsize="+strconv.FormatInt(most, 10), "--resource-limit", "no-file="+strconv.Itoa(mostFiles),
-		"--", "--api-sock", "/"+m.driver.socket(), "--log-path", "/"+logName, "--level", "Info", "--metrics-path", "/"+metricsName)
-	cmd.Env = []string{}
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no signal to the server's terminal reaches it
-	return cmd
-}
-
-// runJailer starts the jailer in the machine's group and waits until it has made the monitor and gone.
-func (d *Driver) runJailer(ctx context.Context, m *machine, cmd *exec.Cmd) error {
-	out, err := openPipe(filepath.Join(m.dir, consoleName))
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	cmd.Stdout, cmd.Stderr = out, out
-	if d.cfg.Console {
-		in, err := openPipe(filepath.Join(m.dir, inputName))
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		cmd.Stdin = in
-	}
-	if err := m.group.Start(cmd); err != nil {
-		return fmt.Errorf("start jailer: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
-	defer stop()
-	if err := cmd.Wait(); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
-		return fmt.Errorf("jailer: %w", err)
-	}
-	return nil
-}
-
-// hold takes hold of the monitor that the jailer made.
-func (m *machine) hold() error {
-	b, err := os.ReadFile(m.path(pidName))
-	if err != nil {
-		return fmt.Errorf("find monitor: %w", err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil || pid <= 1 {
-		return fmt.Errorf("find monitor: process id %q", printable(string(b)))
-	}
-	if m.handle, err = process.Open(pid); err != nil {
-		return err
-	}
-	// It is in the machine's group by birth. Nobody else is, so this number is the monitor's, however often numbers are used anew.
-	if !inGroup(m.group, pid) {
-		m.handle.Close()
-		m.handle = nil
-		return errors.New("the monitor ended while it started")
-	}
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(oomScore), 0); err != nil {
-		return fmt.Errorf("set score of monitor: %w", err)
-	}
-	m.state.Process.PID = pid
-	return nil
-}
-
-// connect waits until the monitor answers on its socket.
-func (m *machine) connect(ctx context.Context) error {
-	const look = 200 * time.Microsecond
-	for {
-		conn, pid, err := m.api.dial(ctx)
-		if err == nil {
-			conn.Close()
-			if pid != m.state.Process.PID {
-				return fmt.Errorf("process %d listens in place of the monitor", pid)
-			}
-			// It listens, so what runs is the monitor's program and no longer the jailer's.
-			m.state.Process, err = process.Identify(pid)
-			m.api.pid = pid
-			return err
-		}
-		if m.handle.Ended() {
-			return errors.New("the monitor ended while it started")
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(look):
-		}
-	}
 }
 
 // checkImage refuses what is no EROFS image: a guest would find out only after it has started.

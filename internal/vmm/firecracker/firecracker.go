@@ -12,6 +12,7 @@
 package firecracker
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -23,10 +24,16 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/kvm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/cgroup"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/disk"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/users"
 )
+
+// disksName is the folder, in the driver's, with an empty disk of each size.
+const disksName = "disks"
 
 // Name is the driver's name.
 const Name = "firecracker"
@@ -46,19 +53,21 @@ type Config struct {
 	TrackDirty  bool         // note which pages change, so that a snapshot can hold only these; slows writes down
 	Console     bool         // let this process write to the guest's serial port, for tests
 
+	// KVM judges the host's KVM; nil judges anew each time.
+	KVM func(ctx context.Context) kvm.Verdict
+
 	PageFaults PageFaults // where a restored machine's memory comes from
 	Watch      Watch      // of monitors that do not answer
 	Log        *slog.Logger
 }
 
-// Guest is what a machine boots.
+// Guest is what a machine boots: one of both.
 type Guest struct {
-	Kernel string // an uncompressed ELF kernel
-	Initrd string // empty for none
-	// CommandLine is the kernel's, for a machine whose root image is the drive "vda" and whose writable disk is "vdb".
-	CommandLine func(c vmm.Config) (string, error)
-	// Bare says that the guest is no Linux: it runs on a KVM that cannot run one.
-	Bare bool
+	// Linux is the kernel of sandboxes.
+	Linux *linux.Kernel
+
+	// Bare is the ELF file of a guest that is no Linux. It runs on a KVM that cannot run one: tests and benchmarks measure the driver with it.
+	Bare string
 }
 
 // Watch says when a monitor counts as hung.
@@ -90,13 +99,17 @@ type Driver struct {
 	log   *slog.Logger
 	host  *cgroup.Host
 	sums  verified
+	disks disk.Cache
 
 	mu      sync.Mutex
 	live    map[string]*machine // by id; nil while one is being made
 	program *program            // nil until first used
 }
 
-var _ vmm.Driver = (*Driver)(nil)
+var (
+	_ vmm.Driver    = (*Driver)(nil)
+	_ vmm.TAPDriver = (*Driver)(nil)
+)
 
 // New makes a driver. It starts nothing, and does not ask for the programs to be there: Probe tells.
 func New(c Config) (*Driver, error) {
@@ -107,7 +120,7 @@ func New(c Config) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new firecracker driver: %w", err)
 	}
-	for _, sub := range []string{Name, "bin", sharedName, workingName} {
+	for _, sub := range []string{Name, "bin", disksName, sharedName, workingName} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("new firecracker driver: %w", err)
 		}
@@ -135,13 +148,22 @@ func New(c Config) (*Driver, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.KVM == nil {
+		c.KVM = kvm.Judge
+	}
+	if (c.Guest.Linux == nil) == (c.Guest.Bare == "") {
+		return nil, errors.New("new firecracker driver: one guest is needed, Linux or a bare one")
+	}
 	c.Watch = c.Watch.orDefault()
 	sum := sha256.Sum256([]byte(dir))
 	return &Driver{
 		cfg: c, dir: dir, jails: filepath.Join(dir, Name), mark: hex.EncodeToString(sum[:6]), log: c.Log, host: host,
-		live: map[string]*machine{},
+		live: map[string]*machine{}, disks: disk.Cache{Dir: filepath.Join(dir, disksName)},
 	}, nil
 }
+
+// NeedsTAP implements vmm.TAPDriver.
+func (d *Driver) NeedsTAP() {}
 
 // Name implements vmm.Driver.
 func (d *Driver) Name() string { return Name }

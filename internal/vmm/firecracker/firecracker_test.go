@@ -96,7 +96,7 @@ func config(dir string) (firecracker.Config, error) {
 	}
 	return firecracker.Config{
 		Dir: dir, Firecracker: filepath.Join(bin, "firecracker"), Jailer: filepath.Join(bin, "jailer"),
-		Guest: firecracker.Guest{Kernel: kernel, Bare: true}, Console: true, TrackDirty: true,
+		Guest: firecracker.Guest{Bare: kernel}, Console: true, TrackDirty: true,
 	}, nil
 }
 

@@ -2,7 +2,6 @@ package firecracker
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -121,19 +120,6 @@ func (m *machine) close() {
 			h.Close()
 		}
 	}
-}
-
-// makeDisk makes the writable disk, all of it a hole.
-func (m *machine) makeDisk(mb int64) error {
-	f, err := os.OpenFile(m.path(diskName), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := errors.Join(f.Truncate(mb<<20), f.Chown(m.state.UID, m.state.UID)); err != nil {
-		return fmt.Errorf("make disk: %w", err)
-	}
-	return nil
 }
 
 // owner is the user that a file belongs to.

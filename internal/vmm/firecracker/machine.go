@@ -18,6 +18,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/cgroup"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
@@ -174,6 +175,9 @@ func (m *machine) verdict(err error) vmm.Exit {
 	if strings.Contains(log, "bad syscall") { // what its signal handler writes before it ends
 		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: "the monitor made a system call that it may not make", Forbidden: true}
 	}
+	if what := linux.Epitaph([]byte(m.console.text())); what != "" {
+		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: what}
+	}
 	if strings.Contains(log, "exit_code=0") {
 		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: "the guest shut itself down"}
 	}
@@ -199,7 +203,7 @@ func (m *machine) lastWords() string {
 			}
 		}
 		if len(said) > 0 {
-			return printable(strings.Join(said[max(0, len(said)-lines):], " | "))
+			return linux.Printable(strings.Join(said[max(0, len(said)-lines):], " | "))
 		}
 	}
 	return ""

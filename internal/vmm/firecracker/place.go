@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/disk"
 )
 
 // sharedName is the folder with copies of files that are on another file system than the jails.
@@ -117,14 +118,7 @@ func copyFile(ctx context.Context, to, from *os.File) error {
 	if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil {
 		return nil
 	}
-	info, err := from.Stat()
-	if err != nil {
-		return err
-	}
-	if err := to.Truncate(info.Size()); err != nil {
-		return err
-	}
-	return eachExtent(from, info.Size(), func(begin, end int64) error { return copyRange(ctx, to, from, begin, end) })
+	return disk.CopySparse(ctx, to, from)
 }
 
 // copyRange copies a part of a file to the same place of another.

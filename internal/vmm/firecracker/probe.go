@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -34,11 +35,12 @@ func (d *Driver) Probe(ctx context.Context) vmm.Support {
 
 // lacks says what keeps machines from running here; empty when nothing does.
 func (d *Driver) lacks(ctx context.Context) string {
-	v := kvm.Judge(ctx)
+	bare := d.cfg.Guest.Bare != ""
+	v := d.cfg.KVM(ctx)
 	switch {
-	case d.cfg.Guest.Bare && !v.Openable:
+	case bare && !v.Openable:
 		return "no guest runs on " + kvm.Device + ": " + v.Reason
-	case d.cfg.Guest.Bare: // runs on any KVM, which on a busy host cannot be judged in time
+	case bare: // runs on any KVM, which on a busy host cannot be judged in time
 	case !v.Usable:
 		return kvm.Device + " cannot run a Linux guest: " + v.Reason
 	}
@@ -51,17 +53,14 @@ func (d *Driver) lacks(ctx context.Context) string {
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		return "Firecracker runs on x86-64 and aarch64 only"
 	}
-	g := d.cfg.Guest
-	if g.Kernel == "" {
-		return "no kernel for guests: run ./dev-setup.sh, or name one in the configuration"
+	if bare {
+		return ""
 	}
-	for _, path := range []string{g.Kernel, g.Initrd} {
-		if path == "" {
-			continue
-		}
-		if _, err := os.Stat(path); err != nil {
-			return "no kernel for guests (" + err.Error() + "): run ./dev-setup.sh, or name one in the configuration"
-		}
+	if _, err := d.cfg.Guest.Linux.Find(); err != nil {
+		return err.Error() + "; ./dev-setup.sh puts one into data/firecracker, and the setting kernel names another"
+	}
+	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		return "mkfs.ext4 is not installed; install the package e2fsprogs"
 	}
 	return ""
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/manifest"
 )
 
@@ -167,5 +168,11 @@ func (d *Driver) load(ctx context.Context, m *machine, c vmm.Config, s *stored) 
 	if err != nil {
 		return fmt.Errorf("load snapshot: %w", err)
 	}
-	return os.WriteFile(filepath.Join(m.dir, lastName), []byte(s.man.Chain()), 0o600)
+	if err := os.WriteFile(filepath.Join(m.dir, lastName), []byte(s.man.Chain()), 0o600); err != nil {
+		return err
+	}
+	if d.cfg.Guest.Linux == nil {
+		return nil
+	}
+	return linux.Tell(ctx, c)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 )
 
 // version is a release of the monitor.
@@ -36,13 +37,13 @@ func parseVersion(out string) (version, error) {
 	number, _, _ = strings.Cut(strings.TrimSpace(number), "-") // 1.13.0-dev
 	parts := strings.Split(number, ".")
 	if !ok || len(parts) != 3 {
-		return version{}, tartarus.Errorf(tartarus.Unsupported, "version %q is not one of Firecracker's", printable(line))
+		return version{}, tartarus.Errorf(tartarus.Unsupported, "version %q is not one of Firecracker's", linux.Printable(line))
 	}
 	var n [3]int
 	for i, p := range parts {
 		var err error
 		if n[i], err = strconv.Atoi(p); err != nil || n[i] < 0 {
-			return version{}, tartarus.Errorf(tartarus.Unsupported, "version %q is not one of Firecracker's", printable(line))
+			return version{}, tartarus.Errorf(tartarus.Unsupported, "version %q is not one of Firecracker's", linux.Printable(line))
 		}
 	}
 	return version{n[0], n[1], n[2]}, nil

@@ -11,7 +11,6 @@
 #   p            write the pattern over 16 MiB from 32 MiB on: each 8 bytes hold their own address, mixed
 #   v            verify the pattern: "ok", or the address of the first 8 bytes that are wrong, in hexadecimal
 #   d N          dirty page N (one character) of the pattern's region: its first 8 bytes become the count
-#   h            stop the processor for good
 #   x            reset, which ends the machine
 #
 # Each line is answered by one line that begins with "=".
@@ -40,18 +39,6 @@ _start: mov     $0x1ff0000 - 0x100, %rsp
         jnz     1b
         mov     %rbx, %cr3
         lgdt    table(%rip)
-        mov     $0xc0000080, %ecx               # EFER: ring 3 comes back by the system call instruction, to halt
-        rdmsr
-        or      $1, %eax
-        wrmsr
-        mov     $0xc0000081, %ecx               # STAR: selectors of ring 0
-        xor     %eax, %eax
-        mov     $8, %edx
-        wrmsr
-        inc     %ecx                            # LSTAR: where to
-        lea     rest(%rip), %rax
-        xor     %edx, %edx
-        wrmsr
         mov     %rsp, %rax
         pushq   $0x1b                           # stack segment, ring 3
         pushq   %rax
@@ -60,10 +47,6 @@ _start: mov     $0x1ff0000 - 0x100, %rsp
         lea     ring3(%rip), %rax
         pushq   %rax
         iretq
-
-rest:   cli
-        hlt
-        jmp     rest
 
 ring3:
         xor     %ebp, %ebp                      # rbp: the count
@@ -122,8 +105,6 @@ obey:   movb    $0, LINE(%rbx)
         je      verify
         cmp     $'d', %al
         je      dirty
-        cmp     $'h', %al
-        je      halt
         cmp     $'x', %al
         je      reset
         lea     what(%rip), %rsi
@@ -179,11 +160,9 @@ dirty:  mov     %r8d, %edi
         lea     ok(%rip), %rsi
         jmp     answer
 
-halt:   syscall
-
 reset:  mov     $0xfe, %al                      # the keyboard controller's reset line
         out     %al, $0x64
-        jmp     halt
+        jmp     .
 
 mixed:  mov     %rdi, %rax                      # rax: what belongs at rdi
         mov     $0x9e3779b97f4a7c15, %r9

@@ -93,7 +93,6 @@ func Do(ctx context.Context, c Console, line string) error {
 const (
 	Fill   = "p" // write the pattern over 16 MiB of memory
 	Verify = "v" // compare the memory with the pattern
-	Halt   = "h" // stop the processor for good; there is no answer
 	Reset  = "x" // end the machine; there is no answer
 )
 
