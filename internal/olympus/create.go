@@ -60,7 +60,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 		return err
 	}
 	spec = out.Request.Spec
-	where, err := s.placer.place(ctx, phlegethon.Want{Resources: spec.Resources, Runtime: spec.Runtime, Tier: out.Request.Tier, Build: spec.BuildID}, who.now)
+	where, err := s.place(ctx, spec, out.Request.Tier, who)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 
 // place finds a node for a sandbox; one made from a snapshot goes where that is, unless the node is gone and others can fetch a copy.
 func (s *Server) place(ctx context.Context, spec tartarus.Spec, tier tartarus.Tier, who caller) (phlegethon.Placement, error) {
-	want := phlegethon.Want{Resources: spec.Resources, Runtime: spec.Runtime, Tier: tier}
+	want := phlegethon.Want{Resources: spec.Resources, Runtime: spec.Runtime, Tier: tier, Build: spec.BuildID}
 	if spec.SnapshotID == "" {
 		return s.placer.place(ctx, want, who.now)
 	}

@@ -7,9 +7,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/internal/olympus"
+	"github.com/tartarus-sandbox/tartarus/internal/olympus/olympustest"
 )
 
 func TestSnapshots(t *testing.T) {
@@ -161,5 +164,20 @@ func TestForkThatFails(t *testing.T) {
 	}
 	if failed != 2 {
 		t.Errorf("%d failed, want 2", failed)
+	}
+}
+
+// What is made from a snapshot that only one node has is made there, however free others are.
+func TestSnapshotsArePlacedWhereTheyAre(t *testing.T) {
+	r := newRig(t, func(c *olympus.Config, _ *olympustest.Node) { c.CreateTime = 5 * time.Second })
+	snap := decode[api.Snapshot](r.call("developer", "POST", "/sandboxes/"+r.create(`{"templateID":"base"}`).SandboxID+"/snapshots", `{}`).want(201))
+	idle := r.Node.Self // nobody works there
+	idle.Name = "two"
+	if err := r.DB.Registry().PutNode(t.Context(), idle, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1100 * time.Millisecond) // by now the list of nodes is read again
+	for range 8 {
+		r.call("developer", "POST", "/v2/sandboxes", `{"templateID":"`+snap.SnapshotID+`"}`).want(201)
 	}
 }

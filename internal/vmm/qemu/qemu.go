@@ -135,14 +135,6 @@ type emulator struct {
 	hardware bool // by KVM
 }
 
-// accelerator is what runs the guest's instructions.
-func (e emulator) accelerator() string {
-	if e.hardware {
-		return "kvm"
-	}
-	return "tcg"
-}
-
 var versionLine = regexp.MustCompile(`QEMU emulator version ([0-9]+\.[0-9]+\.[0-9]+)`)
 
 // lookTime bounds asking QEMU for its version, which takes 30 ms, and judging KVM, which bounds itself at less.
