@@ -29,6 +29,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/cli", "internal/image/...", "templates are built on this machine"},
 	{"internal/cli", "internal/guest/guestclient", "exec, cp and logs talk to the guest agent"},
 	{"internal/cli", "internal/guest/hostapi", "help says where a guest's hooks lie"},
+	{"internal/cli", "internal/themis", "policies are tested without a server"},
 	{"internal/cli", "internal/audit", "a folder of records is verified without a server"},
 	{"internal/cli", "internal/bench", "bench is a verb"},
 	{"internal/cli", "internal/vmm", "leftovers are printed"},
@@ -60,6 +61,8 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/edge", "internal/hades", "a host name leads to a sandbox"},
 	{"internal/edge", "internal/guest/hostapi", "routes for the host are not carried"},
 	{"internal/audit", "internal/shelf", "heads and checkpoints are shared by the replicas"},
+	{"internal/judges", "internal/themis", "Rhadamanthus asks the policies"},
+	{"internal/olympus", "internal/themis", "policies are applied and explained"},
 	{"internal/judges", "internal/tenant", "quotas are a tenant's"},
 	{"internal/phlegethon", "internal/hades", "nodes are placed on"},
 
@@ -147,6 +150,7 @@ var forbidden = []struct{ prefix, except, reason string }{
 	{"github.com/google/nftables", "internal/network", "one owner of the packet filter"},
 	{"github.com/hashicorp/yamux", "internal/link", "how streams share a connection is the link's own affair"},
 	{"github.com/prometheus/", "internal/telemetry", "who counts knows an interface of his own, not a library"},
+	{"cel.dev/cel-go", "internal/themis", "expressions belong to policies"},
 	{"github.com/spf13/cobra", "internal/cli", "verbs live in the command line"},
 }
 

@@ -22,22 +22,20 @@ type Quota struct {
 
 // Tenant is a party that owns sandboxes.
 type Tenant struct {
-	Name        string            `json:"name"`
-	Title       string            `json:"title,omitempty"`
-	Labels      map[string]string `json:"labels"`
-	Quota       Quota             `json:"quota"`
-	Disabled    bool              `json:"disabled"`
-	StrikeLimit int               `json:"strikeLimit,omitempty"`
-	CreatedAt   *time.Time        `json:"createdAt,omitempty"`
+	Name      string            `json:"name"`
+	Title     string            `json:"title,omitempty"`
+	Labels    map[string]string `json:"labels"`
+	Quota     Quota             `json:"quota"`
+	Disabled  bool              `json:"disabled"`
+	CreatedAt *time.Time        `json:"createdAt,omitempty"`
 }
 
 // TenantChange changes what it names.
 type TenantChange struct {
-	Title       *string           `json:"title,omitempty"`
-	Labels      map[string]string `json:"labels,omitempty"`
-	Quota       *Quota            `json:"quota,omitempty"`
-	Disabled    *bool             `json:"disabled,omitempty"`
-	StrikeLimit *int              `json:"strikeLimit,omitempty"`
+	Title    *string           `json:"title,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Quota    *Quota            `json:"quota,omitempty"`
+	Disabled *bool             `json:"disabled,omitempty"`
 }
 
 // NewTenant enters a tenant.
@@ -77,4 +75,49 @@ type NewKey struct {
 // KeyRotation says how long the old key works beside the new one.
 type KeyRotation struct {
 	GraceSeconds int64 `json:"graceSeconds,omitempty"`
+}
+
+// Policy is one version of a policy document.
+type Policy struct {
+	Name      string    `json:"name"`
+	Version   int64     `json:"version"`
+	Author    string    `json:"author"` // id of the key that wrote it
+	CreatedAt time.Time `json:"createdAt"`
+	Removed   bool      `json:"removed,omitempty"`
+	Body      string    `json:"body,omitempty"`
+}
+
+// PolicyChange applies a document.
+type PolicyChange struct {
+	Body   string `json:"body"`             // YAML or JSON
+	Expect int64  `json:"expect,omitempty"` // version that is replaced; 0 for a new policy
+	DryRun bool   `json:"dryRun,omitempty"` // check it and run its tests, no more
+}
+
+// PolicyApplied is a document that was applied, and how its tests went.
+type PolicyApplied struct {
+	Policy Policy `json:"policy"`
+	Tests  []any  `json:"tests"`
+}
+
+// PolicyRollback names the version to go back to.
+type PolicyRollback struct {
+	Version int64 `json:"version"`
+}
+
+// Reason is why a verdict is what it is.
+type Reason struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Judge   string `json:"judge,omitempty"`
+	Rule    string `json:"rule,omitempty"`
+	Policy  string `json:"policyVersion,omitempty"`
+}
+
+// PolicyRuling is what the policies in force say to a request.
+type PolicyRuling struct {
+	Verdict  string   `json:"verdict"`
+	Reasons  []Reason `json:"reasons"`
+	Revision string   `json:"revision"`
+	Policies int      `json:"policies"` // how many were asked
 }

@@ -133,3 +133,48 @@ func (c *Client) RotateKey(ctx context.Context, id string, in api.KeyRotation) (
 func (c *Client) RevokeKey(ctx context.Context, id string) error {
 	return c.do(ctx, http.MethodDelete, "/keys/"+url.PathEscape(id), nil, nil, nil, nil)
 }
+
+// Policies lists the policies in their current versions; it needs an operator's key, like all about policies.
+func (c *Client) Policies(ctx context.Context) (out []api.Policy, err error) {
+	err = c.do(ctx, http.MethodGet, "/policies", nil, nil, nil, &out)
+	return out, err
+}
+
+// Policy returns a version of a policy, or the current one for version 0.
+func (c *Client) Policy(ctx context.Context, name string, version int64) (out *api.Policy, err error) {
+	q := url.Values{}
+	if version > 0 {
+		q.Set("version", fmt.Sprint(version))
+	}
+	err = c.do(ctx, http.MethodGet, "/policies/"+url.PathEscape(name), q, nil, nil, &out)
+	return out, err
+}
+
+// PolicyHistory returns all versions of a policy, newest first.
+func (c *Client) PolicyHistory(ctx context.Context, name string) (out []api.Policy, err error) {
+	err = c.do(ctx, http.MethodGet, "/policies/"+url.PathEscape(name)+"/versions", nil, nil, nil, &out)
+	return out, err
+}
+
+// ApplyPolicy stores a new version.
+func (c *Client) ApplyPolicy(ctx context.Context, name string, in api.PolicyChange) (out *api.PolicyApplied, err error) {
+	err = c.do(ctx, http.MethodPut, "/policies/"+url.PathEscape(name), nil, nil, in, &out)
+	return out, err
+}
+
+// RollBackPolicy makes an earlier version the newest one.
+func (c *Client) RollBackPolicy(ctx context.Context, name string, version int64) (out *api.Policy, err error) {
+	err = c.do(ctx, http.MethodPost, "/policies/"+url.PathEscape(name)+"/rollbacks", nil, nil, api.PolicyRollback{Version: version}, &out)
+	return out, err
+}
+
+// RemovePolicy takes a policy out of force.
+func (c *Client) RemovePolicy(ctx context.Context, name string) error {
+	return c.do(ctx, http.MethodDelete, "/policies/"+url.PathEscape(name), nil, nil, nil, nil)
+}
+
+// ExplainPolicies says what the policies in force would say to a request; in is what expressions see of it.
+func (c *Client) ExplainPolicies(ctx context.Context, in any) (out *api.PolicyRuling, err error) {
+	err = c.do(ctx, http.MethodPost, "/policies/explain", nil, nil, in, &out)
+	return out, err
+}

@@ -39,7 +39,6 @@ type tenantFlags struct {
 	title             string
 	labels            []string
 	disabled, enabled bool
-	strikes           int
 	quota             api.Quota
 }
 
@@ -53,7 +52,6 @@ func (t *tenantFlags) add(f *pflag.FlagSet) {
 	f.Int64Var(&t.quota.SnapshotMB, "snapshot-mb", 0, "most MiB that paused sandboxes keep")
 	f.Int64Var(&t.quota.CreatesPerMinute, "creates-per-minute", 0, "most creates within any minute")
 	f.Int64Var(&t.quota.Queue, "queue", 0, "most creates that wait for a node")
-	f.IntVar(&t.strikes, "strike-limit", 0, "strikes within a day at which it is denied; 0 counts none")
 }
 
 // change is what the flags that were given say. now is the quota as it is.
@@ -65,9 +63,6 @@ func (t *tenantFlags) change(f *pflag.FlagSet, now api.Quota) (c api.TenantChang
 		if c.Labels, err = parsePairs(t.labels); err != nil {
 			return c, fmt.Errorf("--label: %w", err)
 		}
-	}
-	if f.Changed("strike-limit") {
-		c.StrikeLimit = &t.strikes
 	}
 	for name, v := range map[string][2]*int64{
 		"sandboxes": {&now.Sandboxes, &t.quota.Sandboxes}, "vcpu": {&now.VCPU, &t.quota.VCPU}, "memory-mb": {&now.MemoryMB, &t.quota.MemoryMB},

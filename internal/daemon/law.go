@@ -4,21 +4,36 @@ import (
 	"context"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/audit"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
 )
 
 // auditDir holds the audit log, in the state folder.
 const auditDir = "audit"
 
+// policiesFile keeps the policies that were in force last, in the state folder.
+const policiesFile = "policies.json"
+
 // law is what decides and what remembers.
 type law struct {
 	log    *audit.Log
 	sealer *audit.Sealer
+	themis *themis.Engine
 }
 
 // openLaw opens the audit log. A stack for one caller keeps none: it would be gone with the stack.
 func (d *Daemon) openLaw(ctx context.Context, p *parts) (l law, err error) {
+	l.themis, err = themis.NewEngine(themis.EngineConfig{Store: p.kept.policies, File: filepath.Join(p.state, policiesFile), Log: d.log})
+	if err != nil {
+		return l, err
+	}
+	// A shared store may be away; then what was in force last is, and without that nothing is allowed until it is back.
+	if err := l.themis.Load(ctx); err != nil && !tartarus.Is(err, tartarus.Unavailable) {
+		return l, err
+	}
 	if d.cfg.Ephemeral {
 		return l, nil
 	}
@@ -42,8 +57,10 @@ func (d *Daemon) openLaw(ctx context.Context, p *parts) (l law, err error) {
 // run does the law's work in the background until ctx ends.
 func (l law) run(ctx context.Context) error {
 	if l.sealer == nil {
-		<-ctx.Done()
-		return nil
+		return l.themis.Run(ctx)
 	}
-	return l.sealer.Run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.themis.Run(ctx) })
+	g.Go(func() error { return l.sealer.Run(ctx) })
+	return g.Wait()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/store/redis"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
 	"github.com/tartarus-sandbox/tartarus/internal/volume"
 )
 
@@ -25,12 +26,13 @@ type stores struct {
 	vault    link.Vault
 	marks    hades.Marks
 	shelf    shelf.Store
+	policies themis.Store
 	shared   bool // other replicas have them too, and they can be away
 }
 
 func embedded(db *sqlite.DB) stores {
 	registry, marks := hades.WithMarks(db.Registry(), db.Vault())
-	return stores{shelf: db.Shelf(), registry: registry, marks: marks, queue: db.Queue(), keys: db.Keys(), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault()}
+	return stores{shelf: db.Shelf(), policies: db.Policies(), registry: registry, marks: marks, queue: db.Queue(), keys: db.Keys(), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault()}
 }
 
 // openShared opens the store in Redis. It need not be there: until it is, everything in it is tartarus.Unavailable.
@@ -45,7 +47,7 @@ func openShared(ctx context.Context, c Redis, log *slog.Logger) (stores, *redis.
 	}
 	registry, marks := hades.WithMarks(db.Registry(), db.Vault())
 	return stores{
-		shelf: db.Shelf(), marks: marks,
+		shelf: db.Shelf(), policies: db.Policies(), marks: marks,
 		registry: newRemembered(registry), queue: db.Queue(), keys: newRememberedKeys(db.Keys()), secrets: db.Secrets(), volumes: db.Volumes(), vault: db.Vault(), shared: true,
 	}, db, nil
 }

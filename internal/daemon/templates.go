@@ -72,6 +72,7 @@ func (t *templates) List(context.Context, string) ([]olympus.Template, error) {
 func forAPI(t image.Template) olympus.Template {
 	return olympus.Template{
 		ID: t.ID, BuildID: t.Build, Names: []string{t.Name},
+		Digest: t.Digest, Recipe: t.Recipe,
 		VCPU: t.VCPU, MemoryMB: t.MemoryMB, DiskMB: t.DiskMB, Public: true, CreatedAt: t.CreatedAt, UpdatedAt: t.CreatedAt,
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
 )
 
 // Action is what the caller wants to do.
@@ -29,6 +30,13 @@ type Request struct {
 	Key    tenant.Key    // who asks
 	Spec   tartarus.Spec // what it will be
 	Tier   tartarus.Tier // weakest isolation that will do; empty is any
+
+	Template     Template          // what it is made from
+	TenantLabels map[string]string // of whose it will be
+	Quota        tenant.Quota      // likewise
+	Now          time.Time         // zero is the time of judging
+	// History finds out what the tenant did before, for policies that ask. Nil knows nothing.
+	History func(ctx context.Context) (themis.HistoryInput, error)
 }
 
 func (r Request) clone() Request {
@@ -45,6 +53,19 @@ type Verdict struct {
 	Allow  bool          `json:"allow"`
 	Kind   tartarus.Kind `json:"kind,omitempty"`   // of the refusal; empty is Denied
 	Reason string        `json:"reason,omitempty"` // one sentence, needed with a refusal
+
+	Quarantine bool          `json:"quarantine,omitempty"`    // it may run, but only apart from everything else
+	Reasons    []Reason      `json:"reasons,omitempty"`       // one by one, where there are several
+	Policy     string        `json:"policyVersion,omitempty"` // revision of the policies that were asked
+	RetryAfter time.Duration `json:"-"`                       // when a refused request may be let in; 0 when unknown
+}
+
+// Reason is one of the causes of a verdict.
+type Reason struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Rule    string `json:"rule,omitempty"`
+	Policy  string `json:"policyVersion,omitempty"` // name@version
 }
 
 // Amender changes a request before it is judged. It does nothing where nothing is missing, and never widens what the caller asked for.
@@ -62,8 +83,10 @@ type Judge interface {
 
 // Config sets up the chain.
 type Config struct {
-	Limits  Limits
-	Timeout time.Duration // of each judge; 0 is one second
+	Limits Limits
+	// Policies are what Rhadamanthus holds requests against. Nil asks none.
+	Policies Policies
+	Timeout  time.Duration // of each judge; 0 is one second
 }
 
 // Chain is the amenders and judges in their order.
@@ -83,21 +106,31 @@ func New(cfg Config) (*Chain, error) {
 		cfg.Timeout = time.Second
 	}
 	minos := &Minos{limits: cfg.Limits}
-	return &Chain{
+	c := &Chain{
 		amenders: []Amender{
 			minos, // defaults
 		},
 		judges: []Judge{
-			minos, // static limits
+			minos,                       // static limits
+			&Rhadamanthus{cfg.Policies}, // policies
 		},
 		timeout: cfg.Timeout, limits: cfg.Limits,
-	}, nil
+	}
+	if cfg.Policies == nil {
+		c.judges = c.judges[:1]
+	}
+	return c, nil
 }
 
 // Outcome is how a request left the chain.
 type Outcome struct {
 	Request  Request // as amended
 	Verdicts []Verdict
+}
+
+// Quarantine reports whether a judge let the request in only apart from everything else.
+func (o Outcome) Quarantine() bool {
+	return slices.ContainsFunc(o.Verdicts, func(v Verdict) bool { return v.Quarantine })
 }
 
 // Try amends r and has it judged. A refusal is a *tartarus.Error with the kind of the first judge that refused and the reasons
@@ -112,20 +145,25 @@ func (c *Chain) Try(ctx context.Context, r Request) (Outcome, error) {
 	out := Outcome{Request: r, Verdicts: make([]Verdict, 0, len(c.judges))}
 	var kind tartarus.Kind
 	var reasons []string
+	code, wait := "", time.Duration(0)
 	for _, j := range c.judges {
 		v := c.ask(ctx, j, r.clone())
 		out.Verdicts = append(out.Verdicts, v)
 		if !v.Allow {
 			if kind == "" {
 				kind = v.Kind
+				if len(v.Reasons) > 0 {
+					code = v.Reasons[0].Code
+				}
 			}
+			wait = max(wait, v.RetryAfter)
 			reasons = append(reasons, v.Reason)
 		}
 	}
 	if kind == "" {
 		return out, nil
 	}
-	return out, &tartarus.Error{Kind: kind, Message: strings.Join(reasons, "; ")}
+	return out, &tartarus.Error{Kind: kind, Code: code, Message: strings.Join(reasons, "; "), RetryAfter: wait}
 }
 
 func amend(a Amender, r *Request) (err error) {

@@ -69,6 +69,10 @@ var actions = map[string]action{
 	"PATCH /volumecontent/{volumeID}/path":  {name: "volume.write", object: "volume", param: "volumeID"},
 	"DELETE /volumecontent/{volumeID}/path": {name: "volume.write", object: "volume", param: "volumeID"},
 
+	"PUT /policies/{policy}":            {name: "policy.apply", object: "policy", param: "policy"},
+	"DELETE /policies/{policy}":         {name: "policy.remove", object: "policy", param: "policy"},
+	"POST /policies/{policy}/rollbacks": {name: "policy.rollback", object: "policy", param: "policy"},
+
 	"POST /tenants":                {name: "tenant.create", object: "tenant"},
 	"PATCH /tenants/{tenant}":      {name: "tenant.change", object: "tenant", param: "tenant"},
 	"DELETE /tenants/{tenant}":     {name: "tenant.delete", object: "tenant", param: "tenant"},
@@ -125,7 +129,7 @@ func (rec *recorder) actOf(rt route, r *http.Request, who caller) *act {
 	switch {
 	case a.param != "":
 		// What a client wrote there and is no id may be anything, a credential too.
-		if id := chi.URLParam(r, a.param); tartarus.ValidID(strings.ReplaceAll(id, "-", "")) && !keyShaped(id) {
+		if id := chi.URLParam(r, a.param); tartarus.ValidID(strings.NewReplacer("-", "", ".", "").Replace(id)) && !keyShaped(id) {
 			out.record.Object.ID = id
 		}
 	case !named:
@@ -182,6 +186,11 @@ func (a *act) decided(ctx context.Context, out judges.Outcome, detail map[string
 		return nil
 	}
 	a.record.Verdict, a.record.Reasons = verdictOf(out)
+	for _, v := range out.Verdicts {
+		if v.Policy != "" {
+			a.record.Policy = v.Policy
+		}
+	}
 	a.record.Detail = detail
 	return a.begin(ctx)
 }
@@ -189,12 +198,18 @@ func (a *act) decided(ctx context.Context, out judges.Outcome, detail map[string
 // verdictOf is the whole chain's verdict, with all reasons.
 func verdictOf(out judges.Outcome) (audit.Verdict, []audit.Reason) {
 	verdict := audit.Allow
+	if out.Quarantine() {
+		verdict = audit.Quarantine
+	}
 	var reasons []audit.Reason
 	for _, v := range out.Verdicts {
 		if !v.Allow {
 			verdict = audit.Deny
 		}
-		if v.Reason != "" {
+		for _, q := range v.Reasons {
+			reasons = append(reasons, audit.Reason{Code: q.Code, Message: q.Message, Judge: v.Judge, Rule: q.Rule, Policy: q.Policy})
+		}
+		if len(v.Reasons) == 0 && v.Reason != "" {
 			reasons = append(reasons, audit.Reason{Code: string(v.Kind), Message: v.Reason, Judge: v.Judge})
 		}
 	}

@@ -54,10 +54,18 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.CreateTime)
 	defer cancel()
-	out, err := s.cfg.Judges.Try(ctx, judges.Request{Action: judges.Create, Key: who.key, Spec: spec, Tier: tier})
+	wish, err := s.wish(ctx, judges.Create, who, spec)
+	if err != nil {
+		return err
+	}
+	wish.Tier = tier
+	out, err := s.cfg.Judges.Try(ctx, wish)
 	who.act.about(spec.ID, spec.Tenant)
 	if err := errors.Join(err, who.act.decided(ctx, out, map[string]string{"template": spec.Template, "templateID": spec.TemplateID})); err != nil {
 		return err
+	}
+	if out.Quarantine() {
+		return errNoQuarantine(out)
 	}
 	spec = out.Request.Spec
 	where, err := s.place(ctx, spec, out.Request.Tier, who)

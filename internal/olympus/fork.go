@@ -111,9 +111,16 @@ func (s *Server) forkOne(ctx context.Context, source tartarus.Sandbox, snap tart
 	spec.Network.Allow, spec.Network.Deny = slices.Clone(source.Network.Allow), slices.Clone(source.Network.Deny)
 	spec.Secrets = freshSecrets(source.Secrets, who)
 	spec.Runtime = snap.Runtime
-	out, err := s.cfg.Judges.Try(ctx, judges.Request{Action: judges.Create, Key: who.key, Spec: spec})
+	wish, err := s.wish(ctx, judges.Create, who, spec)
 	if err != nil {
 		return tartarus.Sandbox{}, err
+	}
+	out, err := s.cfg.Judges.Try(ctx, wish)
+	if err := errors.Join(err, s.recorder.clone(ctx, who, spec, out)); err != nil {
+		return tartarus.Sandbox{}, err
+	}
+	if out.Quarantine() {
+		return tartarus.Sandbox{}, errNoQuarantine(out)
 	}
 	spec = out.Request.Spec
 	sb, err := s.cross(ctx, spec, acheron.Job{

@@ -20,6 +20,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/shelf"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
 )
 
 // Config says what the API works on. Everything without a default is needed.
@@ -39,6 +40,9 @@ type Config struct {
 	// Identity signs the tokens by which sandboxes prove who they are; nil signs none.
 	Identity *identity.Signer
 
+	// Policies are the documents that the judges hold requests against, and Themis runs them; nil has none.
+	Policies themis.Store
+	Themis   *themis.Engine
 	// Shelf keeps tenants and when keys were used; nil keeps neither.
 	Shelf shelf.Store
 	// Audit is told of every decision and act before it takes effect, and Sealer signs what it wrote. Nil records nothing.

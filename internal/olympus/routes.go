@@ -58,6 +58,14 @@ var routes = []route{
 	{"PUT", "/audit/keys/{keyID}", tenant.Admin, (*Server).trustAuditKey},
 	{"DELETE", "/audit/keys/{keyID}", tenant.Admin, (*Server).distrustAuditKey},
 
+	{"GET", "/policies", tenant.Operator, (*Server).listPolicies},
+	{"GET", "/policies/{policy}", tenant.Operator, (*Server).getPolicy},
+	{"GET", "/policies/{policy}/versions", tenant.Operator, (*Server).policyHistory},
+	{"PUT", "/policies/{policy}", tenant.Operator, (*Server).applyPolicy},
+	{"DELETE", "/policies/{policy}", tenant.Operator, (*Server).removePolicy},
+	{"POST", "/policies/{policy}/rollbacks", tenant.Operator, (*Server).rollBackPolicy},
+	{"POST", "/policies/explain", tenant.Operator, (*Server).explainPolicies},
+
 	{"POST", "/tenants", tenant.Admin, (*Server).createTenant},
 	{"GET", "/tenants", tenant.Operator, (*Server).listTenants},
 	{"GET", "/tenants/{tenant}", tenant.Operator, (*Server).getTenant},

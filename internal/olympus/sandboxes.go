@@ -322,9 +322,16 @@ func (s *Server) setNetwork(w http.ResponseWriter, r *http.Request, who caller) 
 	}
 	wish := sb.Spec
 	wish.Network = network
-	out, err := s.cfg.Judges.Try(r.Context(), judges.Request{Action: judges.Network, Key: who.key, Spec: wish})
+	request, err := s.wish(r.Context(), judges.Network, who, wish)
+	if err != nil {
+		return err
+	}
+	out, err := s.cfg.Judges.Try(r.Context(), request)
 	if err := errors.Join(err, who.act.decided(r.Context(), out, nil)); err != nil {
 		return err
+	}
+	if out.Quarantine() {
+		return errNoQuarantine(out)
 	}
 	node, err := s.onNode(r, sb)
 	if err != nil {

@@ -25,6 +25,8 @@ type Template struct {
 	VCPU      int
 	MemoryMB  int64
 	DiskMB    int64
+	Digest    string // of its file system; empty where it is not known
+	Recipe    string // what it was built from, such as oci:debian:12
 	Public    bool
 	CreatedAt time.Time
 	UpdatedAt time.Time

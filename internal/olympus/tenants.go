@@ -65,7 +65,7 @@ func (s *Server) needTenants() error {
 }
 
 func answerTenant(t tenant.Tenant) api.Tenant {
-	out := api.Tenant{Name: t.Name, Title: t.Title, Labels: t.Labels, Quota: api.Quota(t.Quota), Disabled: t.Disabled, StrikeLimit: t.StrikeLimit}
+	out := api.Tenant{Name: t.Name, Title: t.Title, Labels: t.Labels, Quota: api.Quota(t.Quota), Disabled: t.Disabled}
 	if !t.CreatedAt.IsZero() {
 		at := t.CreatedAt.UTC()
 		out.CreatedAt = &at
@@ -89,9 +89,6 @@ func applyTenant(t *tenant.Tenant, in api.TenantChange) {
 	}
 	if in.Disabled != nil {
 		t.Disabled = *in.Disabled
-	}
-	if in.StrikeLimit != nil {
-		t.StrikeLimit = *in.StrikeLimit
 	}
 }
 

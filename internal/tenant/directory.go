@@ -12,13 +12,12 @@ import (
 
 // Tenant is a party that owns sandboxes, and does not see those of others.
 type Tenant struct {
-	Name        string            `json:"name"`                  // lower-case letters, digits and dashes
-	Title       string            `json:"title,omitempty"`       // for people
-	Labels      map[string]string `json:"labels,omitempty"`      // read by policies
-	Quota       Quota             `json:"quota"`                 // what all its sandboxes together may take
-	CreatedAt   time.Time         `json:"createdAt"`             // the tenant of the first key has none
-	Disabled    bool              `json:"disabled,omitempty"`    // its keys do not work; its sandboxes live on until their time is up
-	StrikeLimit int               `json:"strikeLimit,omitempty"` // strikes within a day at which it is denied; 0 counts none
+	Name      string            `json:"name"`               // lower-case letters, digits and dashes
+	Title     string            `json:"title,omitempty"`    // for people
+	Labels    map[string]string `json:"labels,omitempty"`   // read by policies
+	Quota     Quota             `json:"quota"`              // what all its sandboxes together may take
+	CreatedAt time.Time         `json:"createdAt"`          // the tenant of the first key has none
+	Disabled  bool              `json:"disabled,omitempty"` // its keys do not work; its sandboxes live on until their time is up
 }
 
 // Quota bounds what a tenant takes at a time. 0 sets no bound.

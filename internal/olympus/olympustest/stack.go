@@ -15,6 +15,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
 	"github.com/tartarus-sandbox/tartarus/internal/volume"
 )
 
@@ -41,7 +42,14 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 			t.Error(err)
 		}
 	})
-	chain, err := judges.New(judges.Config{Limits: judges.DefaultLimits()})
+	engine, err := themis.NewEngine(themis.EngineConfig{Store: db.Policies()})
+	if err == nil {
+		err = engine.Load(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := judges.New(judges.Config{Limits: judges.DefaultLimits(), Policies: engine})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +71,7 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 		t.Fatal(err)
 	}
 	cfg := olympus.Config{
-		Audit: s.Audit, Sealer: s.Sealer, Shelf: db.Shelf(),
+		Audit: s.Audit, Sealer: s.Sealer, Shelf: db.Shelf(), Policies: db.Policies(), Themis: engine,
 		Registry: registry, Marks: marks, Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
 		Templates: Templates{
 			"base": {ID: "basetemplateid000000", BuildID: "b1", Names: []string{"base"}, VCPU: 2, MemoryMB: 512, DiskMB: 1024, Public: true},

@@ -1,0 +1,97 @@
+package judges
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
+)
+
+// Policies rule on requests; themis.Engine does.
+type Policies interface {
+	// Rule says what the policies in force say to a request. An error means that it is not known.
+	Rule(ctx context.Context, in *themis.Input) (themis.Ruling, error)
+}
+
+// Template is what a sandbox is made from, as far as judges care.
+type Template struct {
+	ID     string
+	Names  []string
+	Digest string // of the file system
+	Recipe string // what it was built from, such as oci:debian:12
+}
+
+// Rhadamanthus holds a request against the policies: where its image comes from, what it wants to reach, how strongly it must be kept apart.
+type Rhadamanthus struct {
+	policies Policies
+}
+
+// Name is rhadamanthus.
+func (*Rhadamanthus) Name() string { return "rhadamanthus" }
+
+// Judge asks the policies.
+func (h *Rhadamanthus) Judge(ctx context.Context, r Request) Verdict {
+	ruling, err := h.policies.Rule(ctx, Input(ctx, r))
+	if err != nil {
+		return Verdict{Kind: tartarus.KindOf(err), Reason: "the policies cannot be asked: " + err.Error(), Reasons: []Reason{{Code: "policies_unknown", Message: err.Error()}}}
+	}
+	v := Verdict{Allow: ruling.Effect != themis.Deny, Quarantine: ruling.Effect == themis.Quarantine, Policy: ruling.Revision}
+	var said []string
+	for _, q := range ruling.Reasons {
+		v.Reasons = append(v.Reasons, Reason{Code: q.Code, Message: q.Message, Rule: q.Rule, Policy: q.Policy})
+		said = append(said, q.Message)
+	}
+	v.Reason = strings.Join(said, "; ")
+	if !v.Allow {
+		v.Kind = tartarus.Denied
+	}
+	return v
+}
+
+// Input is a request as expressions see it.
+func Input(ctx context.Context, r Request) *themis.Input {
+	s := r.Spec
+	in := &themis.Input{
+		Now: r.Now.UTC(),
+		Request: themis.RequestInput{
+			Action: string(r.Action), VCPU: int64(s.Resources.VCPU), MemoryMB: s.Resources.MemoryMB, DiskMB: s.Resources.DiskMB, Timeout: s.Timeout,
+			Runtime: s.Runtime, Tier: string(r.Tier), Metadata: s.Metadata, EnvNames: slices.Sorted(maps.Keys(s.Env)),
+			Internet: s.Network.Internet, Allow: s.Network.Allow, Deny: s.Network.Deny,
+			AllEgress:     s.Network.Internet && len(s.Network.Deny) == 0,
+			PublicTraffic: s.Network.PublicTraffic, AutoPause: s.Lifecycle.PauseOnTimeout,
+		},
+		Tenant:   themis.TenantInput{Name: s.Tenant, Labels: r.TenantLabels},
+		Template: templateInput(r.Template),
+		Key:      themis.KeyInput{ID: r.Key.ID, Name: r.Key.Name, Role: string(r.Key.Role)},
+	}
+	if in.Now.IsZero() {
+		in.Now = time.Now().UTC()
+	}
+	if r.History != nil {
+		in.FindHistory = func() (themis.HistoryInput, error) { return r.History(ctx) }
+	}
+	return in
+}
+
+func templateInput(t Template) themis.TemplateInput {
+	in := themis.TemplateInput{ID: t.ID, Names: t.Names, Digest: t.Digest}
+	if image, ok := strings.CutPrefix(t.Recipe, "oci:"); ok {
+		in.Image, in.Registry = image, registryOf(image)
+		in.Pinned = strings.Contains(image, "@sha256:")
+	}
+	return in
+}
+
+// registryOf is the host of an image's reference: what stands before the first slash, if it can be a host, else the registry that is meant
+// when none is named.
+func registryOf(image string) string {
+	host, _, ok := strings.Cut(image, "/")
+	if ok && (strings.ContainsAny(host, ".:") || host == "localhost") {
+		return host
+	}
+	return "docker.io"
+}

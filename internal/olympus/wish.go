@@ -1,0 +1,69 @@
+package olympus
+
+import (
+	"context"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/judges"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
+)
+
+// wish is a request as the judges see it.
+func (s *Server) wish(ctx context.Context, what judges.Action, who caller, spec tartarus.Spec) (judges.Request, error) {
+	r := judges.Request{Action: what, Key: who.key, Spec: spec, Now: who.now, Template: judges.Template{ID: spec.TemplateID}}
+	t, err := s.tenants.find(ctx, spec.Tenant, who.now)
+	if err != nil {
+		return r, err
+	}
+	r.TenantLabels, r.Quota = t.Labels, t.Quota
+	// A running sandbox goes on although its template is gone.
+	if found, err := s.templates.resolve(ctx, spec.Tenant, spec.TemplateID, who.now); err == nil {
+		r.Template = judges.Template{ID: found.ID, Names: found.Names, Digest: found.Digest, Recipe: found.Recipe}
+	}
+	r.History = func(ctx context.Context) (themis.HistoryInput, error) { return s.history(ctx, spec.Tenant) }
+	return r, nil
+}
+
+// maxHistory is how many earlier sandboxes of a tenant are looked at.
+const maxHistory = 1000
+
+// history is what a tenant did before, while the registry remembers it.
+func (s *Server) history(ctx context.Context, name string) (out themis.HistoryInput, err error) {
+	page, err := s.cfg.Registry.ListSandboxes(ctx, hades.Query{Tenant: name, Phases: tartarus.Phases, Limit: maxHistory})
+	if err != nil {
+		return out, err
+	}
+	for _, sb := range page.Sandboxes {
+		out.Creates++
+		switch {
+		case !sb.Phase.Ended():
+			out.Running++
+		case sb.Phase == tartarus.Failed, sb.Reason == tartarus.ReasonPolicy:
+			out.Failed++
+		}
+	}
+	return out, nil
+}
+
+// errNoQuarantine refuses what may only run apart from everything else: there is nowhere to run it so, and it runs nowhere else instead.
+func errNoQuarantine(out judges.Outcome) error {
+	why := ""
+	for _, v := range out.Verdicts {
+		if v.Quarantine {
+			why = v.Reason
+		}
+	}
+	return &tartarus.Error{Kind: tartarus.Denied, Code: "quarantine", Message: "it may only run in quarantine, and no node of this server takes any: " + why}
+}
+
+// clone records what the judges said to one clone of a fork, before it starts.
+func (rec *recorder) clone(ctx context.Context, who caller, spec tartarus.Spec, out judges.Outcome) error {
+	if rec.log == nil || who.act == nil {
+		return nil
+	}
+	a := &act{action: action{name: "sandbox.create", judged: true}, log: rec.log, record: who.act.record}
+	a.record.Action = a.name
+	a.about(spec.ID, spec.Tenant)
+	return a.decided(ctx, out, map[string]string{"forkOf": who.act.record.Object.ID, "templateID": spec.TemplateID})
+}
