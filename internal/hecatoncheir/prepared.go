@@ -133,7 +133,7 @@ func (a *Agent) bootPristine(ctx context.Context, k warm.Kind) (*pristine, error
 		return p, err
 	}
 	if err := a.breathe(ctx, p, template); err != nil {
-		return nil, errors.Join(err, p.Discard(context.WithoutCancel(ctx)))
+		return nil, errors.Join(err, p.Discard(ctx))
 	}
 	return p, nil
 }

@@ -53,7 +53,7 @@ func (a *Agent) Make(ctx context.Context, k warm.Kind) (*pristine, error) {
 		return nil, err
 	}
 	if err := p.rouse(ctx, template); err != nil {
-		return nil, errors.Join(err, p.Discard(context.WithoutCancel(ctx)))
+		return nil, errors.Join(err, p.Discard(ctx))
 	}
 	return p, nil
 }
@@ -74,7 +74,7 @@ func (a *Agent) makePristine(ctx context.Context, k warm.Kind, begin func(vmm.Dr
 	a.strays.add(p)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.Discard(context.WithoutCancel(ctx)))
+			err = errors.Join(err, p.Discard(ctx))
 		}
 	}()
 	c := vmm.Config{ID: p.id, Hostname: "sandbox", Resources: k.Resources}
@@ -118,9 +118,9 @@ func (p *pristine) Wait(ctx context.Context) error {
 	return err
 }
 
-// Discard implements warm.Machine.
+// Discard implements warm.Machine. It goes on when ctx ends: what it does not remove, nobody does while this agent lives.
 func (p *pristine) Discard(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, cleanupTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
 	if p.guest != nil {
 		p.guest.Close()
@@ -168,7 +168,7 @@ func (a *Agent) moveIn(ctx context.Context, h *held, p *pristine, t Template, ru
 	h.mu.Lock()
 	h.machine, h.machineID, h.slot, h.guest = nil, "", nil, nil
 	h.mu.Unlock()
-	if err := p.Discard(context.WithoutCancel(ctx)); err != nil {
+	if err := p.Discard(ctx); err != nil {
 		a.log.Error("claimed machine not removed", "error", err)
 	}
 	return tartarus.Errorf(tartarus.GuestGone, "claim a warm machine: %w", err)

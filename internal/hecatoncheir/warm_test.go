@@ -168,3 +168,25 @@ func TestWarmMachinesOfAReplacedTemplateGo(t *testing.T) {
 		t.Fatalf("%d claimed, %d booted", claimed, booted)
 	}
 }
+
+// An agent that stops while a template is being prepared leaves nothing of the machine that it was prepared on.
+func TestStopWhilePreparing(t *testing.T) {
+	r := newRig(t, warmed)
+	under := make(chan struct{})
+	var once sync.Once
+	r.on("snapshot", func(ctx context.Context) error {
+		once.Do(func() { close(under) })
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	r.born(r.spec())
+	select {
+	case <-under:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing is prepared")
+	}
+	r.stop()
+	if n := r.host.Len(); n != 1 {
+		t.Errorf("%d machines are left, of one sandbox", n)
+	}
+}
