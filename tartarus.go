@@ -73,7 +73,7 @@ type Network struct {
 	Deny  []string `json:"deny,omitempty"`
 	// PublicTraffic off means that ingress needs the traffic token.
 	PublicTraffic bool `json:"publicTraffic"`
-	// DNS are name servers to ask instead of the host's, reachable whatever else is. Not nil and empty: none.
+	// DNS are name servers to ask instead of the host's, reachable whatever else is.
 	DNS []string `json:"dns,omitempty"`
 	// Proxy is what outgoing TCP goes through.
 	Proxy *EgressProxy `json:"proxy,omitempty"`

@@ -15,7 +15,7 @@ import (
 
 // Bounds of what one sandbox's rules may ask of the services: those of the wire protocol.
 const (
-	maxDNS        = 8
+	maxDNS        = 10
 	maxTransforms = 10
 	maxHeaders    = 20
 	maxCredential = 255 // RFC 1929

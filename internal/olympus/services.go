@@ -15,7 +15,7 @@ const (
 	maxDomains    = 10
 	maxTransforms = 1
 	maxHeaders    = 20
-	maxDNSServers = 8
+	maxDNSServers = 10
 )
 
 // addServices reads what is asked for beside allowing and denying.

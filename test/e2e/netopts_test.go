@@ -22,6 +22,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
 	"github.com/tartarus-sandbox/tartarus/client"
+	"github.com/tartarus-sandbox/tartarus/test/outside"
 )
 
 // buildFetch builds the program fetch.
@@ -70,7 +71,7 @@ func (s *server) signer(id, url string) string {
 
 // withRule has a header put into requests to api.outside.example, and names asked of the server outside.
 func withRule(header, value string) api.NetworkConfig {
-	return api.NetworkConfig{DNSServers: []string{nameServer}, Rules: map[string][]api.NetworkRule{
+	return api.NetworkConfig{DNSServers: []string{outside.NameServer}, Rules: map[string][]api.NetworkRule{
 		"api.outside.example": {{Transform: &api.Transform{Headers: map[string]string{header: value}}}},
 	}}
 }
@@ -83,7 +84,7 @@ const (
 // TestHeadersWithSecrets has a secret and an identity token put into requests to one server: the server gets them, the sandbox never sees them, nothing
 // on the host keeps them in the clear; and it stays so over pause, restart of the server, and in a machine that was claimed.
 func TestHeadersWithSecrets(t *testing.T) {
-	o := newOutside(t)
+	o := newInternet(t)
 	fetch := buildFetch(t)
 	s := newServer(t, "SSL_CERT_FILE="+o.trust, "TARTARUS_LOG_LEVEL=debug")
 	const value = "correct-horse-battery-staple"
@@ -209,7 +210,7 @@ func (s *server) checkToken(token, id, audience string) {
 
 // TestNetworkIsReplaced changes the options of a sandbox that runs: what is not named in an update is gone.
 func TestNetworkIsReplaced(t *testing.T) {
-	o := newOutside(t)
+	o := newInternet(t)
 	fetch := buildFetch(t)
 	s := newServer(t, "SSL_CERT_FILE="+o.trust)
 	id := s.create().SandboxID
@@ -228,7 +229,7 @@ func TestNetworkIsReplaced(t *testing.T) {
 	if got := s.signer(id, site); got != "signed by Tartarus egress" {
 		t.Errorf("with a rule: %q", got)
 	}
-	if err := s.SetNetwork(t.Context(), id, api.NetworkConfig{DNSServers: []string{nameServer}}); err != nil {
+	if err := s.SetNetwork(t.Context(), id, api.NetworkConfig{DNSServers: []string{outside.NameServer}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.signer(id, site); got != "signed by Outside" {
@@ -259,10 +260,10 @@ func TestNetworkIsReplaced(t *testing.T) {
 
 // TestEgressProxy sends what leaves a sandbox through a proxy, and nothing past it.
 func TestEgressProxy(t *testing.T) {
-	o := newOutside(t)
+	o := newInternet(t)
 	fetch := buildFetch(t)
 	s := newServer(t, "SSL_CERT_FILE="+o.trust, "TARTARUS_LOG_LEVEL=debug")
-	proxy := &api.EgressProxy{Address: socksServer + ":1080", Username: "me", Password: "word"}
+	proxy := &api.EgressProxy{Address: outside.SocksServer + ":1080", Username: outside.User, Password: outside.Password}
 	config := withRule("X-Key", "v")
 	config.EgressProxy = proxy
 	id := s.create(func(in *api.NewSandbox) { in.Network = &config }).SandboxID
@@ -275,7 +276,7 @@ func TestEgressProxy(t *testing.T) {
 				t.Errorf("%s: %s: %+v, %v\n%s", when, url, got, err, s.log)
 			}
 		}
-		if got := o.dialled(); !slices.Contains(got, webServer+":443") || !slices.Contains(got, webServer+":80") {
+		if got := o.Dialled(); !slices.Contains(got, outside.WebServer+":443") || !slices.Contains(got, outside.WebServer+":80") {
 			t.Errorf("%s: the proxy was asked for %v", when, got)
 		}
 	}
@@ -294,14 +295,14 @@ func TestEgressProxy(t *testing.T) {
 	if got, err := s.fetch(id, site); err == nil {
 		t.Errorf("past the proxy: %+v", got)
 	}
-	if got := o.dialled(); len(got) != 0 {
+	if got := o.Dialled(); len(got) != 0 {
 		t.Errorf("the proxy let in %v", got)
 	}
 	config.EgressProxy = nil
 	if err := s.SetNetwork(t.Context(), id, config); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.fetch(id, site); err != nil || got.Headers.Get("X-Key") != "v" || len(o.dialled()) != 0 {
+	if got, err := s.fetch(id, site); err != nil || got.Headers.Get("X-Key") != "v" || len(o.Dialled()) != 0 {
 		t.Errorf("without a proxy: %+v, %v", got, err)
 	}
 	if info, err := s.Get(t.Context(), id); err != nil || info.Network.EgressProxy != nil {

@@ -9,10 +9,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	world "github.com/tartarus-sandbox/tartarus/test/outside"
 )
 
 // outside is a network namespace that stands for the internet: a few addresses of the ranges that are kept for documentation
@@ -21,6 +24,7 @@ type outside struct {
 	name      string
 	addresses []string
 	listeners []net.Listener
+	services  *world.Servers // name server, web server with TLS, SOCKS5 server
 	unlock    func()
 }
 
@@ -62,7 +66,7 @@ func makeOutside(ctx context.Context, o options) (*outside, error) {
 			return nil, errors.Join(err, out.remove(ctx))
 		}
 	}
-	if err := out.listen(); err != nil {
+	if err := errors.Join(out.listen(), out.serve(ctx)); err != nil {
 		return nil, errors.Join(err, out.remove(ctx))
 	}
 	return out, nil
@@ -76,7 +80,7 @@ func (o *outside) free() error {
 	}
 	for _, a := range addrs {
 		have, ok := a.(*net.IPNet)
-		for _, want := range append([]string{hostEnd, farEnd}, o.addresses...) {
+		for _, want := range slices.Concat([]string{hostEnd, farEnd}, o.addresses, world.Addresses) {
 			if ok && have.Contains(net.ParseIP(want)) {
 				return fmt.Errorf("%s is in this host's own network %s", want, have)
 			}
@@ -133,6 +137,9 @@ func (o *outside) remove(ctx context.Context) error {
 	}
 	for _, l := range o.listeners {
 		_ = l.Close()
+	}
+	if o.services != nil {
+		o.services.Close()
 	}
 	defer o.unlock()
 	return o.clear(ctx)

@@ -198,8 +198,12 @@ func (st *stack) launch(o options) error {
 		return fmt.Errorf("make server log: %w", err)
 	}
 	defer log.Close()
+	trust, err := st.trustEnv()
+	if err != nil {
+		return err
+	}
 	st.server = exec.Command(o.bin, "up")
-	st.server.Env, st.server.Dir = st.serverEnv(), st.dir
+	st.server.Env, st.server.Dir = append(st.serverEnv(), trust...), st.dir
 	st.server.Stdout, st.server.Stderr = log, log
 	st.server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := st.server.Start(); err != nil {
@@ -255,6 +259,7 @@ func (st *stack) clientEnv(o options, l lane) []string {
 	if st.outside != nil {
 		env = append(env, "LANE_OUTSIDE="+strings.Join(st.outside.addresses, " "))
 	}
+	env = append(env, st.serviceEnv()...)
 	if o.quick {
 		env = append(env, "LANE_QUICK=1")
 	}

@@ -123,8 +123,9 @@ func (a *Authority) leaf(name string, now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make certificate: %w", err)
 	}
+	// Its subject is not the authority's: OpenSSL takes a certificate whose subject and issuer are the same for one that signs itself.
 	t := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: "Tartarus egress"}, DNSNames: []string{name},
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "Tartarus egress, for one name"}, DNSNames: []string{name},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(leafLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
