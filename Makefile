@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
 export TARTARUS_BIN := $(CURDIR)/bin/tartarus
 
-.PHONY: test-vm build embedded demo test prerequisites lint test-race fuzz test-host test-vm test-e2e test-integrity test-sdk test-sdk-quick test-fleet stack stack-smoke bench clean
+.PHONY: test-hypnos build embedded demo test prerequisites lint test-race fuzz test-host test-vm test-e2e test-integrity test-sdk test-sdk-quick test-fleet stack stack-smoke bench clean
 
 build: embedded ## bin/tartarus, with the guest agent and the tiny userland inside
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/tartarus ./cmd/tartarus
@@ -61,6 +61,10 @@ fuzz: ## every fuzz target for FUZZTIME, from its saved corpus
 
 test-integrity: build ## 20 cycles of pause and resume under a server that is killed, everything hashed
 	TARTARUS_INTEGRITY_CYCLES=20 $(GO) test -timeout 30m -count 1 -v -run '^TestIntegrity$$' ./test/e2e
+
+SLEEPERS ?= 200
+test-hypnos: build ## SLEEPERS sandboxes put to sleep, at the cost of disk alone, across a killed server, and woken
+	TARTARUS_E2E_SLEEPERS=$(SLEEPERS) $(GO) test -timeout 30m -count 1 -v -run '^TestManySleepers$$' ./test/e2e
 
 test-sdk: build ## every method of the published SDKs, newest and older releases
 	$(GO) run ./test/sdk

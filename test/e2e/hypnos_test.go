@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -280,6 +282,7 @@ func TestManySleepers(t *testing.T) {
 	s := drowsy(t, "TARTARUS_HYPNOS_AT_ONCE=4")
 	n := sleepers(t)
 	ids := make([]string, n)
+	before := s.resident()
 	hour := int64(3600)
 	each := func(do func(i int)) {
 		var group sync.WaitGroup
@@ -310,6 +313,14 @@ func TestManySleepers(t *testing.T) {
 	if got := s.metric("tartarus_node_hibernated_memory_bytes"); got < float64(n)*(1<<20) {
 		t.Errorf("the metrics say that %v bytes are saved by %d sandboxes", got, n)
 	}
+	if left := len(s.machines()); left != 0 {
+		t.Errorf("%d machines although all %d sleep", left, n)
+	}
+	disk, memory := s.folderBytes("snapshots")/int64(n), (s.resident()-before)/int64(n)
+	t.Logf("%d sandboxes asleep: %d processes, %d MB of disk each, %d KB of the server's memory each", n, s.processes(), disk>>20, memory>>10)
+	if disk > 64<<20 || memory > 1<<20 {
+		t.Error("that is more than their own memory and files, and a record of each")
+	}
 	s.kill()
 	s.start()
 	for _, id := range ids {
@@ -325,6 +336,39 @@ func TestManySleepers(t *testing.T) {
 	if got := s.metric(`tartarus_wakes_total{result="ok"}`); got < float64(n) {
 		t.Errorf("the metrics count %v wakes of %d sandboxes", got, n)
 	}
+}
+
+// folderBytes is what a folder of the server's data takes on disk.
+func (s *server) folderBytes(name string) (n int64) {
+	s.t.Helper()
+	err := filepath.WalkDir(filepath.Join(s.data, name), func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if st, ok := info.Sys().(*syscall.Stat_t); err == nil && ok {
+			n += st.Blocks * 512 // stat(2)
+		}
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+// resident is the memory of the server's own process.
+func (s *server) resident() int64 {
+	s.t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var size, pages int64
+	if _, err := fmt.Sscan(string(raw), &size, &pages); err != nil {
+		s.t.Fatal(err)
+	}
+	return pages * int64(os.Getpagesize())
 }
 
 // metric reads one sample from the API, as a Prometheus with the admin key would.

@@ -76,14 +76,15 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, how start, begin func(c
 		return nil, err
 	}
 	m := d.newMachine(c.ID)
+	caller := ctx
 	defer func() {
 		if err == nil {
 			d.keep(m)
 			return
 		}
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(caller), cleanupTimeout)
 		defer cancel()
-		if ctx.Err() == nil && !m.foreign {
+		if caller.Err() == nil && !m.foreign {
 			if why := m.lastWords(cctx); why != "" {
 				err = fmt.Errorf("%w (%s)", err, why)
 			}
@@ -263,6 +264,7 @@ func newProcess(exe string, conf *config.Config, c vmm.Config, dir string, how s
 		p.given.Donate("fs-restore-fds", f)
 	}
 	p.given.Transfer(p.cmd, 3+len(p.cmd.ExtraFiles))
+	p.cmd.Env = append(p.cmd.Env, givenEnv+"="+strconv.Itoa(3+len(p.cmd.ExtraFiles)))
 	p.cmd.Args = append(p.cmd.Args, guestID)
 	return p, nil
 }

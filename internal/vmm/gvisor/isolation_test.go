@@ -226,3 +226,32 @@ func TestProbe(t *testing.T) {
 		t.Error("a driver without a folder")
 	}
 }
+
+// TestStrayDescriptors starts a machine while this process has descriptors that survive an exec, two of them where runsc puts a guest's standard
+// streams: it starts all the same, and has none of them.
+func TestStrayDescriptors(t *testing.T) {
+	secret, err := os.Create(filepath.Join(t.TempDir(), "secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secret.Close()
+	for _, n := range []int{199, 253, 254} {
+		if _, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0); err == nil {
+			t.Skipf("needs the descriptor %d, which is in use", n)
+		}
+		if err := unix.Dup3(int(secret.Fd()), n, 0); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(n) })
+	}
+	_, pid := boot(t)
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil || len(links) == 0 {
+		t.Fatalf("no descriptors: %v", err)
+	}
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && to == secret.Name() {
+			t.Errorf("the sandbox process has %s as descriptor %s", to, filepath.Base(link))
+		}
+	}
+}

@@ -127,7 +127,7 @@ func (m *machine) verdict(err error) vmm.Exit {
 	return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: status}
 }
 
-// lastWords is what a sandbox process that failed to start wrote. One that is about to crash breaks its connections
+// lastWords is what a sandbox process that failed to start wrote, or how it ended where it wrote nothing. One that is about to crash breaks its connections
 // before it says why, so it is given a moment.
 func (m *machine) lastWords(ctx context.Context) string {
 	const moment = 200 * time.Millisecond
@@ -136,7 +136,10 @@ func (m *machine) lastWords(ctx context.Context) string {
 		defer cancel()
 		_ = m.handle.Wait(ctx)
 	}
-	return bootFailure(filepath.Join(m.dir, panicName))
+	if why := bootFailure(filepath.Join(m.dir, panicName)); why != "" || m.watching || m.cmd == nil || m.handle == nil || !m.handle.Ended() {
+		return why
+	}
+	return describe(m.cmd, m.cmd.Wait()) // it has ended, so this returns at once
 }
 
 // describe puts the end of a sandbox process, whose exit code is that of the guest's first process, into words.
