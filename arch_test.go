@@ -116,6 +116,8 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/vmm/vmmtest", "internal/vmm", "the conformance suite of the seam"},
 	{"internal/vmm/vmmtest/...", "internal/vmm/...", "the conformance suite of the seam"},
 
+	{"test/sdk", "test/outside", "the servers that network options are tested against"},
+
 	{"internal/link", "internal/acheron", "work is leased through it"},
 	{"internal/link", "internal/hades", "nodes register and report through it"},
 	{"internal/link", "internal/olympus", "a node elsewhere is a node to the API"},
