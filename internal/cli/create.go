@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -21,9 +20,10 @@ type wanted struct {
 	template, memory, disk, runtime, tier string
 	cpus                                  int64
 	timeout                               time.Duration
-	env, metadata, allow, deny, volumes   []string
-	noNetwork, quiet, awake               bool
+	env, metadata, volumes, tokens        []string
+	quiet, awake                          bool
 	grace                                 time.Duration
+	net                                   netFlags
 }
 
 func (w *wanted) add(f *pflag.FlagSet) {
@@ -36,11 +36,10 @@ func (w *wanted) add(f *pflag.FlagSet) {
 	f.StringArrayVarP(&w.env, "env", "e", nil, "environment variable NAME=VALUE, or NAME to pass on this one's (repeatable)")
 	f.StringArrayVar(&w.metadata, "metadata", nil, "metadata NAME=VALUE (repeatable)")
 	f.StringArrayVarP(&w.volumes, "volume", "v", nil, "volume NAME:PATH, to have it at an absolute path in the sandbox (repeatable)")
-	f.BoolVar(&w.noNetwork, "no-network", false, "nothing may leave the sandbox")
-	f.StringSliceVar(&w.allow, "allow", nil, "address, CIDR or domain that may be reached; everything else may not, unless --deny says what (repeatable)")
-	f.StringSliceVar(&w.deny, "deny", nil, "address or CIDR that may not be reached (repeatable)")
+	w.net.add(f)
+	f.StringArrayVar(&w.tokens, "token", nil, "identity token NAME=AUDIENCE, which --header puts in as ${e2b.identity.tokens.NAME} (repeatable)")
 	f.DurationVar(&w.grace, "grace", -1, "time that it has to end in good order, whoever ends it (default what its template says, else none for a kill and 2s for a timeout)")
-	f.Lookup("grace").DefValue = ""
+	f.Lookup("grace").DefValue = "0s" // which is not printed
 	f.BoolVar(&w.awake, "no-hibernate", false, "keep it awake however idle it is")
 	f.BoolVarP(&w.quiet, "quiet", "q", false, "no notes on stderr")
 }
@@ -87,18 +86,22 @@ func (w *wanted) request(lookup func(string) (string, bool)) (api.NewSandbox, er
 		no := false
 		in.Hibernate = &no
 	}
-	if w.noNetwork {
-		if len(w.allow)+len(w.deny) > 0 {
-			return in, errors.New("--no-network leaves nothing for --allow and --deny to say")
+	for _, t := range w.tokens {
+		name, audience, ok := strings.Cut(t, "=")
+		if !ok || name == "" || audience == "" {
+			return in, fmt.Errorf("--token %q: not NAME=AUDIENCE", t)
 		}
+		if in.IAM == nil {
+			in.IAM = &api.IAM{Tokens: map[string]api.IAMToken{}}
+		}
+		in.IAM.Tokens[name] = api.IAMToken{Audience: audience, TokenType: "JWT-SVID"}
+	}
+	if in.Network, err = w.net.config(lookup); err != nil {
+		return in, err
+	}
+	if w.net.none {
 		off := false
 		in.AllowInternetAccess = &off
-	}
-	if len(w.allow)+len(w.deny) > 0 {
-		in.Network = &api.NetworkConfig{AllowOut: w.allow, DenyOut: w.deny}
-		if len(w.deny) == 0 {
-			in.Network.DenyOut = []string{"0.0.0.0/0"}
-		}
 	}
 	return in, nil
 }

@@ -130,6 +130,7 @@ func TestUsageErrorsAre125(t *testing.T) {
 	for _, args := range [][]string{
 		{"nonsense"}, {"config", "--nonsense"}, {"run"}, {"exec", "id"}, {"kill"}, {"kill", "--all", "x"}, {"cp", "a"}, {"cp", "a", "b"},
 		{"run", "--memory", "much", "--", "true"}, {"run", "--cp", "x", "--", "true"}, {"run", "--no-network", "--allow", "1.1.1.1", "--", "true"},
+		{"run", "--header", "a.example", "--", "true"}, {"run", "--token", "x", "--", "true"}, {"run", "--egress-proxy", "a:b@c:1", "--", "true"}, {"network", "i1", "--egress-proxy-tls"},
 		{"timeout", "id", "soon"}, {"url", "id", "0"}, {"doctor", "--fix"}, {"config", "extra"}, {"run", "--cpus", "-1", "--", "true"},
 	} {
 		var errs bytes.Buffer

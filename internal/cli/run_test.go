@@ -58,6 +58,10 @@ func TestRunNetworkFlags(t *testing.T) {
 		"none":       {[]string{"--no-network"}, `{"templateID":"","allow_internet_access":false}`},
 		"allow":      {[]string{"--allow", "1.1.1.1,example.com"}, `{"templateID":"","network":{"allowOut":["1.1.1.1","example.com"],"denyOut":["0.0.0.0/0"]}}`},
 		"allow deny": {[]string{"--allow", "1.1.1.1", "--deny", "1.0.0.0/8"}, `{"templateID":"","network":{"allowOut":["1.1.1.1"],"denyOut":["1.0.0.0/8"]}}`},
+		"headers": {[]string{"--header", "a.example=Authorization: Bearer ${e2b.secrets.k}", "--header", "a.example=X:  y:z ", "--token", "svc=https://sts"},
+			`{"templateID":"","network":{"rules":{"a.example":[{"transform":{"headers":{"Authorization":"Bearer ${e2b.secrets.k}","X":"y:z"}}}]}},"iam":{"tokens":{"svc":{"audience":"https://sts","tokenType":"JWT-SVID"}}}}`},
+		"proxy": {[]string{"--dns", "9.9.9.9", "--egress-proxy", "me@proxy.example:1080", "--egress-proxy-tls"},
+			`{"templateID":"","network":{"egressProxy":{"address":"proxy.example:1080","username":"me","password":"word","tls":{"enabled":true}},"dnsServers":["9.9.9.9"]}}`},
 	} {
 		cmd := createCommand(&Env{})
 		var w wanted
@@ -66,7 +70,7 @@ func TestRunNetworkFlags(t *testing.T) {
 		if err := cmd.ParseFlags(tc.args); err != nil {
 			t.Fatal(err)
 		}
-		in, err := w.request(lookup(nil))
+		in, err := w.request(lookup(map[string]string{"TARTARUS_EGRESS_PROXY_PASSWORD": "word"}))
 		if raw, _ := json.Marshal(in); err != nil || string(raw) != tc.want {
 			t.Errorf("%s: %s, %v; want %s", name, raw, err, tc.want)
 		}

@@ -164,9 +164,7 @@ func (e *Env) printDetail(sb *api.SandboxDetail) error {
 		{"started", sb.StartedAt.Local().Format(time.RFC3339)}, {"ends", sb.EndAt.Local().Format(time.RFC3339)},
 		{"internet", fmt.Sprint(sb.AllowInternetAccess)},
 	}
-	if sb.Network != nil {
-		rows = append(rows, [2]string{"allow", strings.Join(sb.Network.AllowOut, " ")}, [2]string{"deny", strings.Join(sb.Network.DenyOut, " ")})
-	}
+	rows = append(rows, networkRows(sb.Network)...)
 	rows = append(rows, [2]string{"metadata", strings.Join(pairs(sb.Metadata), " ")},
 		[2]string{"agent token", sb.EnvdAccessToken}, [2]string{"traffic token", sb.TrafficAccessToken})
 	for _, r := range rows {
