@@ -52,6 +52,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/olympus", "internal/secret", "secrets are kept for tenants"},
 	{"internal/olympus", "internal/volume", "volumes are kept for tenants"},
 	{"internal/olympus", "internal/identity", "what checks identity tokens is published"},
+	{"internal/judges", "internal/identity", "policies see which secrets a request names"},
 	{"internal/olympus", "api", "the bodies of the API"},
 	{"internal/olympus", "internal/recent", "keys and templates are not read for each request"},
 	{"internal/olympus/olympustest", "*", "a whole control plane for tests of it, of the edge and of the client"},

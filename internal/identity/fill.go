@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,19 @@ func Check(tokens map[string]tartarus.IdentityToken, text string) error {
 		return "", err
 	})
 	return err
+}
+
+// Secrets are the names of the secrets that a text has placeholders of, each once and in order.
+func Secrets(text string) []string {
+	var names []string
+	_, _ = replace(text, func(placeholder string) (string, error) {
+		if name, ok := strings.CutPrefix(placeholder, secretsOpen); ok && name != "" {
+			names = append(names, name)
+		}
+		return "", nil
+	})
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // replace puts something in the place of each placeholder.

@@ -119,6 +119,9 @@ func TestFill(t *testing.T) {
 			t.Errorf("check %s: %v", bad, err)
 		}
 	}
+	if got := Secrets("${e2b.secrets.b} ${e2b.identity.tokens.aws} ${e2b.secrets.a}${e2b.secrets.b} ${e2b.secrets.open"); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("got %v", got)
+	}
 	if err := Check(tokens, "a ${e2b.secrets.key} ${e2b.identity.tokens.aws} ${HOME}"); err != nil {
 		t.Error(err)
 	}

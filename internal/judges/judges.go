@@ -43,7 +43,16 @@ func (r Request) clone() Request {
 	s := &r.Spec
 	s.Metadata, s.Env = maps.Clone(s.Metadata), maps.Clone(s.Env)
 	s.Network.Allow, s.Network.Deny = slices.Clone(s.Network.Allow), slices.Clone(s.Network.Deny)
-	s.Network.HTTPSPorts = slices.Clone(s.Network.HTTPSPorts)
+	s.Network.HTTPSPorts, s.Network.DNS = slices.Clone(s.Network.HTTPSPorts), slices.Clone(s.Network.DNS)
+	s.Volumes, s.Identity = slices.Clone(s.Volumes), maps.Clone(s.Identity)
+	if p := s.Network.Proxy; p != nil {
+		proxy := *p
+		s.Network.Proxy = &proxy
+	}
+	s.Network.Transforms = maps.Clone(s.Network.Transforms)
+	for domain, headers := range s.Network.Transforms {
+		s.Network.Transforms[domain] = maps.Clone(headers)
+	}
 	return r
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/identity"
 	"github.com/tartarus-sandbox/tartarus/internal/themis"
 )
 
@@ -68,6 +69,7 @@ func Input(ctx context.Context, r Request) *themis.Input {
 		Template: templateInput(r.Template),
 		Key:      themis.KeyInput{ID: r.Key.ID, Name: r.Key.Name, Role: string(r.Key.Role)},
 	}
+	addServices(&in.Request, s)
 	if in.Now.IsZero() {
 		in.Now = time.Now().UTC()
 	}
@@ -75,6 +77,31 @@ func Input(ctx context.Context, r Request) *themis.Input {
 		in.FindHistory = func() (themis.HistoryInput, error) { return r.History(ctx) }
 	}
 	return in
+}
+
+// addServices tells what of the tenant's goes into the sandbox, and what of the sandbox's goes past its rules by services of the host. Values of headers
+// and passwords stay out: expressions end up in audit logs.
+func addServices(in *themis.RequestInput, s tartarus.Spec) {
+	in.NameServers = s.Network.DNS
+	if s.Network.Proxy != nil {
+		in.EgressProxy = s.Network.Proxy.Address
+	}
+	for domain, headers := range s.Network.Transforms {
+		in.HeaderDomains = append(in.HeaderDomains, domain)
+		for _, value := range headers {
+			in.Secrets = append(in.Secrets, identity.Secrets(value)...)
+		}
+	}
+	for _, t := range s.Identity {
+		in.Tokens = append(in.Tokens, t.Audience)
+	}
+	for _, v := range s.Volumes {
+		in.Volumes = append(in.Volumes, v.Name)
+	}
+	for _, list := range []*[]string{&in.HeaderDomains, &in.Secrets, &in.Tokens} {
+		slices.Sort(*list)
+		*list = slices.Compact(*list)
+	}
 }
 
 func templateInput(t Template) themis.TemplateInput {

@@ -35,7 +35,13 @@ type RequestInput struct {
 	Internet      bool              `yaml:"internet,omitempty" json:"internet"`
 	Allow         []string          `yaml:"allow,omitempty" json:"allow"`
 	Deny          []string          `yaml:"deny,omitempty" json:"deny"`
-	AllEgress     bool              `yaml:"allEgress,omitempty" json:"allEgress"` // the Internet without any restriction
+	AllEgress     bool              `yaml:"allEgress,omitempty" json:"allEgress"`         // the Internet without any restriction
+	HeaderDomains []string          `yaml:"headerDomains,omitempty" json:"headerDomains"` // in requests to which headers are put
+	Secrets       []string          `yaml:"secrets,omitempty" json:"secrets"`             // names of those that the headers hold
+	Tokens        []string          `yaml:"tokens,omitempty" json:"tokens"`               // audiences of the identity tokens
+	EgressProxy   string            `yaml:"egressProxy,omitempty" json:"egressProxy"`     // host:port; empty is none
+	NameServers   []string          `yaml:"nameServers,omitempty" json:"nameServers"`
+	Volumes       []string          `yaml:"volumes,omitempty" json:"volumes"` // by the names they were asked for
 	PublicTraffic bool              `yaml:"publicTraffic,omitempty" json:"publicTraffic"`
 	AutoPause     bool              `yaml:"autoPause,omitempty" json:"autoPause"`
 }
@@ -98,6 +104,12 @@ var variables = map[string]variable{
 	"request.allow":         {stringList, func(in *Input) any { return in.Request.Allow }},
 	"request.deny":          {stringList, func(in *Input) any { return in.Request.Deny }},
 	"request.allEgress":     {cel.BoolType, func(in *Input) any { return in.Request.AllEgress }},
+	"request.headerDomains": {stringList, func(in *Input) any { return in.Request.HeaderDomains }},
+	"request.secrets":       {stringList, func(in *Input) any { return in.Request.Secrets }},
+	"request.tokens":        {stringList, func(in *Input) any { return in.Request.Tokens }},
+	"request.egressProxy":   {cel.StringType, func(in *Input) any { return in.Request.EgressProxy }},
+	"request.nameServers":   {stringList, func(in *Input) any { return in.Request.NameServers }},
+	"request.volumes":       {stringList, func(in *Input) any { return in.Request.Volumes }},
 	"request.publicTraffic": {cel.BoolType, func(in *Input) any { return in.Request.PublicTraffic }},
 	"request.autoPause":     {cel.BoolType, func(in *Input) any { return in.Request.AutoPause }},
 	"tenant.name":           {cel.StringType, func(in *Input) any { return in.Tenant.Name }},
