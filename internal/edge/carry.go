@@ -42,9 +42,13 @@ func (e *Edge) carry(w http.ResponseWriter, r *http.Request, t target) {
 	if t.port == tartarus.AgentPort {
 		l.mask = "" // a name for the guest's own programs
 	}
-	if r.ProtoMajor == 1 && streams(r) {
-		// The guest may answer while the client still sends.
-		_ = http.NewResponseController(w).EnableFullDuplex()
+	if r.ProtoMajor == 1 {
+		// Otherwise the server reads and closes what is left of a request before it answers. The guest may answer while the client still
+		// sends; and where it answers what was just passed on, before the proxy has read the end of it, the closed request would be taken
+		// for one that broke off, and the connection with the answer on it be thrown away.
+		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+			e.log.Error("request cannot be read while it is answered", "sandbox", sb.ID, "error", err)
+		}
 	}
 	e.ups.to(sb).carrier(l, now).serve(w, r)
 }
@@ -93,12 +97,6 @@ func speechFor(r *http.Request, sb tartarus.Sandbox, port int) speech {
 		return prior
 	}
 	return plain
-}
-
-// streams reports whether both sides of a request may speak at once.
-func streams(r *http.Request) bool {
-	kind := r.Header.Get("Content-Type")
-	return strings.HasPrefix(kind, "application/connect+") || strings.HasPrefix(kind, "application/grpc")
 }
 
 // carrier is the proxy of one lane.
