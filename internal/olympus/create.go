@@ -83,8 +83,12 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 		return err
 	}
 	s.cfg.Changed(sb)
-	writeJSON(w, http.StatusCreated, s.answerSandbox(sb, who))
-	return nil
+	if key != "" {
+		// Whoever has the key can ask for the sandbox again, and may have left to do so.
+		writeJSON(w, http.StatusCreated, s.answerSandbox(sb, who))
+		return nil
+	}
+	return s.hand(w, r, s.answerSandbox(sb, who), []tartarus.Sandbox{sb})
 }
 
 // place finds a node for a sandbox; one made from a snapshot goes where that is, unless the node is gone and others can fetch a copy.

@@ -205,6 +205,44 @@ func TestCreateClientGone(t *testing.T) {
 	srv.Client().CloseIdleConnections()
 }
 
+// A client that goes away when its sandbox is there, but before it is told so, takes it with it, unless it can ask for it again.
+func TestCreateClientGoneLate(t *testing.T) {
+	var leave func()
+	r := newRig(t, func(c *olympus.Config, _ *olympustest.Node) { c.Changed = func(tartarus.Sandbox) { leave() } })
+	var serving context.Context
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		serving = req.Context()
+		r.Server.Handler().ServeHTTP(w, req)
+	}))
+	defer srv.Close()
+	create := func(header ...string) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		leave = func() {
+			cancel()
+			<-serving.Done() // the server has noticed
+		}
+		req, _ := http.NewRequestWithContext(ctx, "POST", srv.URL+"/v2/sandboxes", strings.NewReader(`{"templateID":"base"}`))
+		req.Header.Set("X-API-KEY", r.Keys["developer"])
+		for i := 0; i+1 < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		if res, err := srv.Client().Do(req); err == nil {
+			res.Body.Close()
+			t.Fatal("the request was answered")
+		}
+	}
+	create("Idempotency-Key", "again")
+	r.held(1)
+	kept := r.Node.Held()
+	create()
+	srv.Client().CloseIdleConnections()
+	srv.Close() // waits for the handlers
+	if held := r.Node.Held(); len(held) != 1 || held[0].ID != kept[0].ID {
+		t.Errorf("the node holds %d sandboxes, want the one that can be asked for again", len(held))
+	}
+}
+
 // A sandbox that still waits can be killed; who waits for it learns.
 func TestKillQueued(t *testing.T) {
 	r, begun, release := slow(t, nil)

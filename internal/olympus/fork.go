@@ -55,15 +55,18 @@ func (s *Server) fork(w http.ResponseWriter, r *http.Request, who caller) error 
 			s.log.Warn("snapshot of a fork not removed", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "snapshot", snap.ID, "error", err)
 		}
 	}()
-	writeJSON(w, http.StatusCreated, s.forks(r.Context(), sb, snap, timeout, int(count), who))
-	return nil
+	results, clones := s.forks(r.Context(), sb, snap, timeout, int(count), who)
+	return s.hand(w, r, results, clones)
 }
 
-// forks starts the clones and says of each how it went.
-func (s *Server) forks(ctx context.Context, source tartarus.Sandbox, snap tartarus.Snapshot, timeout time.Duration, count int, who caller) []api.ForkResult {
+// forks starts the clones and says of each how it went; clones are those that run.
+func (s *Server) forks(
+	ctx context.Context, source tartarus.Sandbox, snap tartarus.Snapshot, timeout time.Duration, count int, who caller,
+) (out []api.ForkResult, clones []tartarus.Sandbox) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CreateTime)
 	defer cancel()
-	out := make([]api.ForkResult, count)
+	out = make([]api.ForkResult, count)
+	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for i := range out {
 		wg.Go(func() {
@@ -78,11 +81,14 @@ func (s *Server) forks(ctx context.Context, source tartarus.Sandbox, snap tartar
 			if sb, err = s.forkOne(ctx, source, snap, timeout, who); err == nil {
 				answer := s.answerSandbox(sb, who)
 				out[i].Sandbox = &answer
+				mu.Lock()
+				clones = append(clones, sb)
+				mu.Unlock()
 			}
 		})
 	}
 	wg.Wait()
-	return out
+	return out, clones
 }
 
 // forkError is the error of one clone. What only the log should say stays there.
