@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
@@ -185,17 +187,16 @@ func (s *Server) drainNode(w http.ResponseWriter, r *http.Request, who caller) e
 	if err != nil {
 		return err
 	}
-	for _, sb := range page.Sandboxes {
-		if in.End {
-			err := s.endDrained(r, sb)
-			if err == nil {
-				out.Ended++
-				continue
-			}
-			if r.Context().Err() != nil {
-				return err
-			}
-			s.log.Warn("sandbox of a drained node not ended", "sandbox", sb.ID, "tenant", sb.Tenant, "node", n.Name, "error", err)
+	ended := make([]bool, len(page.Sandboxes))
+	if in.End {
+		if ended, err = s.endAllDrained(r, page.Sandboxes); err != nil {
+			return err
+		}
+	}
+	for i, sb := range page.Sandboxes {
+		if ended[i] {
+			out.Ended++
+			continue
 		}
 		left := api.DrainSandbox{SandboxID: sb.ID, Tenant: sb.Tenant, Phase: string(sb.Phase)}
 		if !sb.Deadline.IsZero() {
@@ -209,16 +210,44 @@ func (s *Server) drainNode(w http.ResponseWriter, r *http.Request, who caller) e
 	return nil
 }
 
-// endDrained ends a sandbox because its node is emptied.
-func (s *Server) endDrained(r *http.Request, sb tartarus.Sandbox) error {
+// A step of a drain takes so long at most, so that the answer comes before anybody's patience ends; what is being ended then goes on ending. Each
+// sandbox has its grace, and they have it side by side.
+const (
+	drainStep   = 20 * time.Second
+	drainAtOnce = 32
+)
+
+// endAllDrained ends sandboxes and says which are gone.
+func (s *Server) endAllDrained(r *http.Request, all []tartarus.Sandbox) (ended []bool, err error) {
+	ctx, cancel := context.WithTimeout(r.Context(), drainStep)
+	defer cancel()
+	ended = make([]bool, len(all))
+	var g errgroup.Group
+	g.SetLimit(drainAtOnce)
+	for i, sb := range all {
+		g.Go(func() error {
+			err := s.endDrained(ctx, r, sb)
+			if ended[i] = err == nil; err != nil && ctx.Err() == nil {
+				s.log.Warn("sandbox of a drained node not ended", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return ended, r.Context().Err()
+}
+
+// endDrained ends a sandbox because its node is emptied, with the grace that the sandbox, its template or the node gives.
+func (s *Server) endDrained(ctx context.Context, r *http.Request, sb tartarus.Sandbox) error {
 	if sb.Phase == tartarus.Queued {
-		return s.cfg.Queue.Cancel(r.Context(), sb.ID)
+		return s.cfg.Queue.Cancel(ctx, sb.ID)
 	}
 	node, err := s.onNode(r, sb)
 	if err != nil {
 		return err
 	}
-	if err := node.Stop(r.Context(), sb.ID, tartarus.ReasonDrained); err != nil && !tartarus.Is(err, tartarus.NotFound) {
+	err = terminate(ctx, node, sb.ID, tartarus.Termination{Reason: tartarus.ReasonDrained, Message: "its node is emptied"})
+	if err != nil && !tartarus.Is(err, tartarus.NotFound) {
 		return err
 	}
 	return nil

@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -57,6 +61,24 @@ func (s *server) askServed(sb *api.Sandbox) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
+// throughEdge is a client that finds every name at the edge, and trusts the authority that the server made for itself.
+func (s *server) throughEdge(edge string) *http.Client {
+	s.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(s.data, "ca", "ca.pem"))
+	roots := x509.NewCertPool()
+	if err != nil || !roots.AppendCertsFromPEM(raw) {
+		s.t.Fatalf("no authority of the edge: %v", err)
+	}
+	tr := &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", edge)
+		},
+		DisableKeepAlives: true, // an open connection would keep it awake
+	}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
+}
+
 // dialEcho opens a WebSocket to the program served.
 func (s *server) dialEcho(sb *api.Sandbox) (*websocket.Conn, error) {
 	c, err := websocket.NewConfig("ws://"+s.addr+"/echo", "http://"+s.addr)
@@ -85,7 +107,8 @@ func (s *server) sleeps(id string) {
 // TestHibernateAndWake lets a sandbox with a server and a counter fall asleep and wakes it in every way there is: what waits for it succeeds, and
 // nothing in it has noticed.
 func TestHibernateAndWake(t *testing.T) {
-	s := drowsy(t)
+	edge := freeAddr(t)
+	s := drowsy(t, "TARTARUS_EDGE_ADDR="+edge)
 	sb := s.create()
 	id := sb.SandboxID
 	s.serve(sb)
@@ -113,6 +136,17 @@ func TestHibernateAndWake(t *testing.T) {
 		wake func() error
 	}{
 		{"http", one},
+		{"https by the sandbox's own name", func() error {
+			res, err := s.throughEdge(edge).Get("https://8080-" + id + ".tartarus.localhost/")
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			if text, err := io.ReadAll(res.Body); err != nil || res.StatusCode != http.StatusOK || !strings.HasPrefix(string(text), pid+" ") {
+				return fmt.Errorf("status %d: %s, %v", res.StatusCode, text, err)
+			}
+			return nil
+		}},
 		{"websocket", func() error {
 			c, err := s.dialEcho(sb)
 			if err != nil {

@@ -167,3 +167,38 @@ func describeEnd(x *api.Termination) string {
 	}
 	return fmt.Sprintf("a grace of %s, %d killed, %s", x.Until.Sub(x.Since), x.Killed, strings.Join(x.Notes, "; "))
 }
+
+// TestDrainEndsInGoodOrder empties a node: what is on it is told, has its grace, and ends because of that; nothing new comes meanwhile.
+func TestDrainEndsInGoodOrder(t *testing.T) {
+	s := newServer(t, "TARTARUS_NODE_NAME=drained", "TARTARUS_END_GRACE=20s", "TARTARUS_WARM_MEMORY=0")
+	polite1, deaf1 := s.create().SandboxID, s.create(func(in *api.NewSandbox) {
+		one := int64(1)
+		in.Grace = &one
+	}).SandboxID
+	s.writeHook(polite1, "echo hook for $TARTARUS_REASON")
+	s.background(polite1, polite)
+	s.background(deaf1, deaf)
+	if out, code := s.cli("node", "drain", "drained", "--deadline", "0s"); code != 124 || !strings.Contains(out, polite1) || !strings.Contains(out, deaf1) {
+		t.Errorf("without --end: exit code %d\n%s", code, out)
+	}
+	if _, err := s.Create(t.Context(), api.NewSandbox{TemplateID: "tiny"}, client.CreateOptions{}); !tartarus.Is(err, tartarus.Unavailable) {
+		t.Errorf("a create meanwhile: %v", err)
+	}
+	if out, code := s.cli("node", "drain", "drained", "--deadline", "0s", "--end"); code != 0 {
+		t.Fatalf("with --end: exit code %d\n%s\n%s", code, out, s.log)
+	}
+	if x := s.ended(polite1, tartarus.ReasonDrained).Termination; x == nil || x.Killed != 0 {
+		t.Errorf("the polite one: %s", describeEnd(x))
+	}
+	s.logged(polite1, "hook for drained")
+	s.logged(polite1, "flushed")
+	if x := s.ended(deaf1, tartarus.ReasonDrained).Termination; x == nil || x.Killed == 0 {
+		t.Errorf("the deaf one: %s", describeEnd(x))
+	}
+	eventually(t, 20*time.Second, func() error { // a template may be prepared at this moment
+		if n := s.processes(); n > 0 {
+			return fmt.Errorf("%d sandbox processes are left", n)
+		}
+		return nil
+	})
+}

@@ -101,8 +101,8 @@ func freeAddr(t *testing.T) string {
 }
 
 func (s *server) env() []string {
-	return append(append(os.Environ(), s.vars...), "TARTARUS_DATA="+s.data, "TARTARUS_API_ADDR="+s.addr, "TARTARUS_EDGE_ADDR=off",
-		"TARTARUS_URL=http://"+s.addr, "TARTARUS_DEFAULT_TEMPLATE=tiny")
+	ours := []string{"TARTARUS_DATA=" + s.data, "TARTARUS_API_ADDR=" + s.addr, "TARTARUS_EDGE_ADDR=off", "TARTARUS_URL=http://" + s.addr, "TARTARUS_DEFAULT_TEMPLATE=tiny"}
+	return append(append(os.Environ(), ours...), s.vars...) // the last one counts
 }
 
 // start runs the server until it is ready.
