@@ -65,6 +65,12 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/judges", "internal/themis", "Rhadamanthus asks the policies"},
 	{"internal/olympus", "internal/themis", "policies are applied and explained"},
 	{"internal/judges", "internal/tenant", "quotas are a tenant's"},
+	{"internal/judges", "internal/quota", "Minos counts what tenants hold"},
+	{"internal/quota", "internal/hades", "what has ended is told by the registry"},
+	{"internal/quota", "internal/shelf", "what is held is a small shared record"},
+	{"internal/quota", "internal/tenant", "quotas are a tenant's"},
+	{"internal/olympus", "internal/quota", "what a tenant holds is shown"},
+	{"internal/store/storetest", "internal/quota", "the ledger is tested on every store that replicas share"},
 	{"internal/phlegethon", "internal/hades", "nodes are placed on"},
 
 	{"internal/hecatoncheir", "internal/acheron", "work is leased"},

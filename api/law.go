@@ -20,12 +20,24 @@ type Quota struct {
 	Queue            int64 `json:"queue,omitempty"`
 }
 
+// Usage is what a tenant's sandboxes take now, field by field what its quota bounds.
+type Usage struct {
+	Sandboxes        int64 `json:"sandboxes"`
+	VCPU             int64 `json:"vcpu"`
+	MemoryMB         int64 `json:"memoryMB"`
+	DiskMB           int64 `json:"diskMB"`
+	SnapshotMB       int64 `json:"snapshotMB"`
+	CreatesPerMinute int64 `json:"createsPerMinute"`
+	Queue            int64 `json:"queue"`
+}
+
 // Tenant is a party that owns sandboxes.
 type Tenant struct {
 	Name      string            `json:"name"`
 	Title     string            `json:"title,omitempty"`
 	Labels    map[string]string `json:"labels"`
 	Quota     Quota             `json:"quota"`
+	Usage     *Usage            `json:"usage,omitempty"` // only where one tenant is asked for
 	Disabled  bool              `json:"disabled"`
 	CreatedAt *time.Time        `json:"createdAt,omitempty"`
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/link"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
+	"github.com/tartarus-sandbox/tartarus/internal/quota"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/telemetry"
@@ -284,13 +285,14 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 	}); err != nil {
 		return err
 	}
-	chain, err := judges.New(judges.Config{Limits: d.cfg.limits(), Policies: p.law.themis})
+	quotas := quota.New(quota.Config{Store: p.kept.shelf, Registry: p.kept.registry, Log: d.log})
+	chain, err := judges.New(judges.Config{Limits: d.cfg.limits(), Policies: p.law.themis, Ledger: quotas})
 	if err != nil {
 		return err
 	}
 	p.api, err = olympus.New(olympus.Config{
 		Metrics: p.metrics.Handler(),
-		Audit:   p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf, Policies: p.kept.policies, Themis: p.law.themis,
+		Audit:   p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf, Policies: p.kept.policies, Themis: p.law.themis, Quotas: quotas,
 		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
 		Secrets: p.secrets, Volumes: p.volumes, Identity: p.identity, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,

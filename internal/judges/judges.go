@@ -20,8 +20,11 @@ type Action string
 
 // The actions that are judged.
 const (
-	Create  Action = "create"  // start a sandbox
-	Network Action = "network" // change the egress rules of a running one
+	Create   Action = "create"   // start a sandbox
+	Network  Action = "network"  // change the egress rules of a running one
+	Resume   Action = "resume"   // bring a paused one back
+	Pause    Action = "pause"    // put a running one to sleep
+	Snapshot Action = "snapshot" // keep a snapshot of a running one
 )
 
 // Request is a caller's wish. Amenders fill in what Spec leaves open; judges get a copy of their own.
@@ -34,9 +37,13 @@ type Request struct {
 	Template     Template          // what it is made from
 	TenantLabels map[string]string // of whose it will be
 	Quota        tenant.Quota      // likewise
+	Revision     int64             // of a sandbox that is there, in the registry
+	KeptMB       int64             // what the tenant's snapshots have, of Snapshot
 	Now          time.Time         // zero is the time of judging
 	// History finds out what the tenant did before, for policies that ask. Nil knows nothing.
 	History func(ctx context.Context) (themis.HistoryInput, error)
+
+	refused bool // a judge before this one said no
 }
 
 func (r Request) clone() Request {
@@ -83,11 +90,16 @@ type Amender interface {
 	Amend(r *Request)
 }
 
-// Judge allows or refuses a request, without side effects on it. It may be called concurrently and should return when ctx ends: it has
+// Judge allows or refuses a request, without changing it. It may be called concurrently and should return when ctx ends: it has
 // lost its say by then.
 type Judge interface {
 	Name() string
 	Judge(ctx context.Context, r Request) Verdict
+}
+
+// Patient is a Judge that other requests may hold up, and that has a longer time than the others for it.
+type Patient interface {
+	Patience() time.Duration
 }
 
 // Config sets up the chain.
@@ -95,7 +107,9 @@ type Config struct {
 	Limits Limits
 	// Policies are what Rhadamanthus holds requests against. Nil asks none.
 	Policies Policies
-	Timeout  time.Duration // of each judge; 0 is one second
+	// Ledger counts what tenants hold. Nil counts nothing.
+	Ledger  Ledger
+	Timeout time.Duration // of each judge; 0 is one second
 }
 
 // Chain is the amenders and judges in their order.
@@ -104,6 +118,7 @@ type Chain struct {
 	judges   []Judge
 	timeout  time.Duration
 	limits   Limits
+	ledger   Ledger
 }
 
 // New makes the chain.
@@ -115,20 +130,15 @@ func New(cfg Config) (*Chain, error) {
 		cfg.Timeout = time.Second
 	}
 	minos := &Minos{limits: cfg.Limits}
-	c := &Chain{
-		amenders: []Amender{
-			minos, // defaults
-		},
-		judges: []Judge{
-			minos,                       // static limits
-			&Rhadamanthus{cfg.Policies}, // policies
-		},
-		timeout: cfg.Timeout, limits: cfg.Limits,
+	amenders := []Amender{
+		minos, // defaults
 	}
-	if cfg.Policies == nil {
-		c.judges = c.judges[:1]
+	judges := []Judge{
+		minos,                       // static limits
+		&Rhadamanthus{cfg.Policies}, // policies
+		&Quotas{cfg.Ledger},         // last, because it takes what it grants
 	}
-	return c, nil
+	return &Chain{amenders: amenders, judges: judges, timeout: cfg.Timeout, limits: cfg.Limits, ledger: cfg.Ledger}, nil
 }
 
 // Outcome is how a request left the chain.
@@ -156,7 +166,9 @@ func (c *Chain) Try(ctx context.Context, r Request) (Outcome, error) {
 	var reasons []string
 	code, wait := "", time.Duration(0)
 	for _, j := range c.judges {
-		v := c.ask(ctx, j, r.clone())
+		asked := r.clone()
+		asked.refused = kind != ""
+		v := c.ask(ctx, j, asked)
 		out.Verdicts = append(out.Verdicts, v)
 		if !v.Allow {
 			if kind == "" {
@@ -172,7 +184,15 @@ func (c *Chain) Try(ctx context.Context, r Request) (Outcome, error) {
 	if kind == "" {
 		return out, nil
 	}
+	c.Undo(ctx, r) // a judge that did not answer in time may have taken something all the same
 	return out, &tartarus.Error{Kind: kind, Code: code, Message: strings.Join(reasons, "; "), RetryAfter: wait}
+}
+
+// Undo lets go of what a request took that was allowed and came to nothing. It does not wait.
+func (c *Chain) Undo(ctx context.Context, r Request) {
+	if c.ledger != nil && !r.Quota.Unbounded() && r.Spec.ID != "" {
+		c.ledger.Doubt(ctx, r.Spec.Tenant, r.Spec.ID)
+	}
 }
 
 func amend(a Amender, r *Request) (err error) {
@@ -188,7 +208,11 @@ func amend(a Amender, r *Request) (err error) {
 // ask gets one verdict within the time. The judge runs beside its asker, so that one that hangs costs its own goroutine and the
 // request, and nothing else.
 func (c *Chain) ask(ctx context.Context, j Judge, r Request) Verdict {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	limit := c.timeout
+	if p, ok := j.(Patient); ok {
+		limit = max(limit, p.Patience())
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	said := make(chan Verdict, 1)
 	go func() {

@@ -33,7 +33,7 @@ func TestMinosFillsInDefaults(t *testing.T) {
 	if got := out.Request.Spec.Resources; got != want {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
-	if len(out.Verdicts) != 1 || !out.Verdicts[0].Allow || out.Verdicts[0].Judge != "minos" {
+	if len(out.Verdicts) != 3 || !out.Verdicts[0].Allow || out.Verdicts[0].Judge != "minos" {
 		t.Fatalf("verdicts %+v", out.Verdicts)
 	}
 }

@@ -64,6 +64,12 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	if err := errors.Join(err, who.act.decided(ctx, out, map[string]string{"template": spec.Template, "templateID": spec.TemplateID})); err != nil {
 		return err
 	}
+	arrived := false
+	defer func() {
+		if !arrived {
+			s.cfg.Judges.Undo(ctx, out.Request)
+		}
+	}()
 	if out.Quarantine() {
 		return errNoQuarantine(out)
 	}
@@ -82,6 +88,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	if err != nil {
 		return err
 	}
+	arrived = sb.ID == spec.ID // and not what an earlier request with this key made
 	s.cfg.Changed(sb)
 	if key != "" {
 		// Whoever has the key can ask for the sandbox again, and may have left to do so.

@@ -125,6 +125,12 @@ func (s *Server) forkOne(ctx context.Context, source tartarus.Sandbox, snap tart
 	if err := errors.Join(err, s.recorder.clone(ctx, who, spec, out)); err != nil {
 		return tartarus.Sandbox{}, err
 	}
+	arrived := false
+	defer func() {
+		if !arrived {
+			s.cfg.Judges.Undo(ctx, out.Request)
+		}
+	}()
 	if out.Quarantine() {
 		return tartarus.Sandbox{}, errNoQuarantine(out)
 	}
@@ -132,7 +138,7 @@ func (s *Server) forkOne(ctx context.Context, source tartarus.Sandbox, snap tart
 	sb, err := s.cross(ctx, spec, acheron.Job{
 		ID: spec.ID, Tenant: spec.Tenant, Node: source.Node, Kind: "create", MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime),
 	})
-	if err == nil {
+	if arrived = err == nil; arrived {
 		s.cfg.Changed(sb)
 	}
 	return sb, err

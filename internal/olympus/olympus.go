@@ -17,6 +17,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/identity"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
+	"github.com/tartarus-sandbox/tartarus/internal/quota"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/shelf"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
@@ -45,6 +46,8 @@ type Config struct {
 	Themis   *themis.Engine
 	// Shelf keeps tenants and when keys were used; nil keeps neither.
 	Shelf shelf.Store
+	// Quotas counts what tenants hold, for the judges; nil counts nothing.
+	Quotas *quota.Ledger
 	// Audit is told of every decision and act before it takes effect, and Sealer signs what it wrote. Nil records nothing.
 	Audit  *audit.Log
 	Sealer *audit.Sealer

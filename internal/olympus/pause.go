@@ -9,6 +9,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/judges"
 )
 
 // Pauser is a Node that can pause.
@@ -40,7 +41,12 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request, who caller) error
 	if !ok || !s.cfg.CanPause {
 		return unsupported("pause")
 	}
+	undo, err := s.held(r.Context(), judges.Pause, sb, 0, who.now)
+	if err != nil {
+		return err
+	}
 	if sb, err = pauser.Pause(r.Context(), sb.ID, tartarus.PauseHow{Healthy: in.RequireHealthyGuest, Disk: isFalse(in.Memory)}); err != nil {
+		undo()
 		return err
 	}
 	s.cfg.Changed(sb)
@@ -60,7 +66,7 @@ func (s *Server) Wake(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbo
 }
 
 // bringBack takes a paused sandbox over Acheron to the node that has it.
-func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout time.Duration, reboot bool) (tartarus.Sandbox, error) {
+func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout time.Duration, reboot bool) (_ tartarus.Sandbox, err error) {
 	if sb.AgentLost && !reboot {
 		return sb, &tartarus.Error{
 			Kind: tartarus.Conflict, Code: tartarus.CodeAgentLost,
@@ -69,6 +75,15 @@ func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout tim
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CreateTime)
 	defer cancel()
+	undo, err := s.held(ctx, judges.Resume, sb, 0, time.Now())
+	if err != nil {
+		return sb, err
+	}
+	defer func() {
+		if err != nil {
+			undo()
+		}
+	}()
 	payload, err := json.Marshal(tartarus.Resume{ID: sb.ID, Tenant: sb.Tenant, Timeout: timeout, Reboot: reboot})
 	if err != nil {
 		return sb, tartarus.Errorf(tartarus.Internal, "encode resume: %w", err)

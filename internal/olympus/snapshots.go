@@ -16,6 +16,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/snapshot"
 )
 
@@ -194,12 +195,34 @@ func (s *Server) createSnapshot(w http.ResponseWriter, r *http.Request, who call
 	if err != nil {
 		return err
 	}
+	undo, err := s.mayKeep(r.Context(), sb, who)
+	if err != nil {
+		return err
+	}
 	snap, err := node.Snapshot(r.Context(), sb.ID, how)
 	if err != nil {
+		undo()
 		return err
 	}
 	writeJSON(w, http.StatusCreated, answerSnapshot(snap))
 	return nil
+}
+
+// mayKeep asks whether the tenant's quota has room for another snapshot.
+func (s *Server) mayKeep(ctx context.Context, sb tartarus.Sandbox, who caller) (undo func(), err error) {
+	t, err := s.tenants.find(ctx, sb.Tenant, who.now)
+	if err != nil || t.Quota.SnapshotMB == 0 {
+		return func() {}, err
+	}
+	kept, err := s.snapshots(ctx, tartarus.SnapshotQuery{Tenant: sb.Tenant})
+	if err != nil {
+		return nil, err
+	}
+	bytes := int64(0)
+	for _, one := range kept {
+		bytes += one.Size
+	}
+	return s.held(ctx, judges.Snapshot, sb, bytes>>20, who.now)
 }
 
 // snapshotter is the node of a sandbox as one that takes snapshots.

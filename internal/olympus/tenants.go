@@ -111,6 +111,11 @@ func (s *Server) createTenant(w http.ResponseWriter, r *http.Request, who caller
 	}
 	who.act.about(t.Name, t.Name)
 	s.tenants.changed(t.Name)
+	if s.cfg.Quotas != nil && !t.Quota.Unbounded() {
+		if err := s.cfg.Quotas.Changed(r.Context(), t.Name); err != nil {
+			return err
+		}
+	}
 	writeJSON(w, http.StatusCreated, answerTenant(t))
 	return nil
 }
@@ -131,7 +136,7 @@ func (s *Server) listTenants(w http.ResponseWriter, r *http.Request, _ caller) e
 	return nil
 }
 
-func (s *Server) getTenant(w http.ResponseWriter, r *http.Request, _ caller) error {
+func (s *Server) getTenant(w http.ResponseWriter, r *http.Request, who caller) error {
 	if err := s.needTenants(); err != nil {
 		return err
 	}
@@ -139,7 +144,16 @@ func (s *Server) getTenant(w http.ResponseWriter, r *http.Request, _ caller) err
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, answerTenant(t))
+	out := answerTenant(t)
+	if s.cfg.Quotas != nil {
+		u, err := s.cfg.Quotas.Usage(r.Context(), t.Name, who.now)
+		if err != nil {
+			return err
+		}
+		usage := api.Usage(u)
+		out.Usage = &usage
+	}
+	writeJSON(w, http.StatusOK, out)
 	return nil
 }
 
@@ -161,6 +175,11 @@ func (s *Server) changeTenant(w http.ResponseWriter, r *http.Request, _ caller) 
 		return err
 	}
 	s.tenants.changed(name)
+	if s.cfg.Quotas != nil && in.Quota != nil {
+		if err := s.cfg.Quotas.Changed(r.Context(), name); err != nil {
+			return err
+		}
+	}
 	writeJSON(w, http.StatusOK, answerTenant(t))
 	return nil
 }

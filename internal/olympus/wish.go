@@ -2,6 +2,7 @@ package olympus
 
 import (
 	"context"
+	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
@@ -23,6 +24,16 @@ func (s *Server) wish(ctx context.Context, what judges.Action, who caller, spec 
 	}
 	r.History = func(ctx context.Context) (themis.HistoryInput, error) { return s.history(ctx, spec.Tenant) }
 	return r, nil
+}
+
+// held asks whether a tenant's quota has room for what is done with a sandbox that is there. Where nothing comes of it, undo must be called.
+func (s *Server) held(ctx context.Context, what judges.Action, sb tartarus.Sandbox, keptMB int64, now time.Time) (undo func(), err error) {
+	t, err := s.tenants.find(ctx, sb.Tenant, now)
+	if err != nil || t.Quota.Unbounded() {
+		return func() {}, err
+	}
+	out, err := s.cfg.Judges.Try(ctx, judges.Request{Action: what, Spec: sb.Spec, Quota: t.Quota, Revision: sb.Revision, KeptMB: keptMB, Now: now})
+	return func() { s.cfg.Judges.Undo(ctx, out.Request) }, err
 }
 
 // maxHistory is how many earlier sandboxes of a tenant are looked at.

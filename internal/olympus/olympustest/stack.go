@@ -12,6 +12,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/identity"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
+	"github.com/tartarus-sandbox/tartarus/internal/quota"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
@@ -49,7 +50,8 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := judges.New(judges.Config{Limits: judges.DefaultLimits(), Policies: engine})
+	quotas := quota.New(quota.Config{Store: db.Shelf(), Registry: db.Registry()})
+	chain, err := judges.New(judges.Config{Limits: judges.DefaultLimits(), Policies: engine, Ledger: quotas})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +73,7 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 		t.Fatal(err)
 	}
 	cfg := olympus.Config{
-		Audit: s.Audit, Sealer: s.Sealer, Shelf: db.Shelf(), Policies: db.Policies(), Themis: engine,
+		Audit: s.Audit, Sealer: s.Sealer, Shelf: db.Shelf(), Policies: db.Policies(), Themis: engine, Quotas: quotas,
 		Registry: registry, Marks: marks, Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
 		Templates: Templates{
 			"base": {ID: "basetemplateid000000", BuildID: "b1", Names: []string{"base"}, VCPU: 2, MemoryMB: 512, DiskMB: 1024, Public: true},
