@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -113,7 +114,10 @@ func (a *Agent) cleanUp(ctx context.Context, h *held) error {
 // microseconds, and there is no timer to lose.
 func (a *Agent) deadlines(ctx context.Context) error {
 	for {
-		next := a.endDue(ctx, time.Now())
+		a.looksAt.Store(math.MaxInt64) // whoever sets a deadline during the scan calls for another one
+		now := time.Now()
+		next := a.endDue(ctx, now)
+		a.looksAt.Store(now.Add(next).UnixNano())
 		select {
 		case <-ctx.Done():
 			return nil
@@ -161,6 +165,14 @@ func (a *Agent) expire(ctx context.Context, h *held, t tartarus.Termination) {
 func (a *Agent) dozeOff(ctx context.Context, h *held) {
 	if _, err := a.pauseFor(ctx, h, false, "", ""); err != nil && !tartarus.Is(err, tartarus.Conflict) {
 		a.log.Error("sandbox not paused at its timeout", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
+	}
+}
+
+// rewindFor is rewind for a sandbox that has just got its deadline: one that is later than the next look wakes nobody, so that a node which
+// starts thousands does not scan all of them for each.
+func (a *Agent) rewindFor(deadline time.Time) {
+	if !deadline.IsZero() && deadline.UnixNano() < a.looksAt.Load() {
+		a.rewind()
 	}
 }
 

@@ -119,6 +119,7 @@ type Agent struct {
 	wakers  chan struct{} // as many as may wake at once
 	leaving chan struct{} // closed when terminations must be left to the next agent
 	rewound chan struct{} // capacity 1: a deadline changed
+	looksAt atomic.Int64  // when deadlines are looked at next without that, in nanoseconds of the epoch
 	ready   chan struct{}
 }
 

@@ -188,5 +188,5 @@ func (a *Agent) settle(ctx context.Context, h *held) {
 	h.mu.Unlock()
 	go a.watch(watch, h)
 	a.serveVolumes(watch, h)
-	a.rewind()
+	a.rewindFor(h.sandbox().Deadline)
 }
