@@ -27,6 +27,7 @@ Quote ratios: absolute times drift with the load of the machine. A run in which 
 		e.benchVerb("resume", "From the resume request to the first command's output", 30, bench.Resume),
 		e.benchVerb("fork", "How long a sandbox stands still for a fork, and how long n clones take", 8, bench.Fork),
 		e.benchVerb("vmm", "A driver of virtual machines alone: restores one by one, and clones at once", 30, bench.VMM),
+		e.benchControl(),
 		e.benchVerb("edge", "A download from a server inside a sandbox", 10, bench.Edge),
 	)
 	return cmd
@@ -52,15 +53,7 @@ func (e *Env) benchVerb(name, short string, n int, run func(context.Context, ben
 			if err != nil {
 				return err
 			}
-			if e.JSON {
-				err = e.printLine(rep)
-			} else {
-				_, err = fmt.Fprint(e.Stdout, rep.Text())
-			}
-			if err == nil && rep.Failed > 0 {
-				err = exit(1)
-			}
-			return err
+			return e.printBench(rep)
 		},
 	}
 	cmd.Flags().IntVarP(&cfg.N, "n", "n", n, "how many")
@@ -77,4 +70,52 @@ func (e *Env) benchVerb(name, short string, n int, run func(context.Context, ben
 		cmd.Flags().BoolVar(&cfg.Warm, "warm", false, "with a warm pool: sandboxes are claimed, not made")
 	}
 	return cmd
+}
+
+// benchControl measures the control plane, which needs neither root nor a runtime.
+func (e *Env) benchControl() *cobra.Command {
+	cfg := bench.ControlConfig{N: 20_000, Concurrency: 256, Store: "embedded"}
+	driver := ""
+	cmd := &cobra.Command{
+		Use: "control", Short: "Creates per second through the control plane, and its cost at a size, with fake machines", Args: cobra.NoArgs,
+		Long: `Creates per second through HTTP, authentication, judges, audit, queue and registry to a node and back, all durable, beside the same requests to
+a server that answers at once. With --nodes and --sandboxes: placement, a page of a listing and memory in a registry of that size.
+
+The machines are fake, which must be said with --driver fake. With --store redis a redis-server of its own is started, which syncs to disk before it answers.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if driver != "fake" {
+				return fmt.Errorf("this measures the control plane alone: say --driver fake")
+			}
+			if !e.JSON {
+				cfg.Progress = e.Stderr
+			}
+			collectLess() // as a server does
+			rep, err := bench.Control(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			return e.printBench(rep)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&driver, "driver", "", "fake")
+	f.IntVarP(&cfg.N, "n", "n", cfg.N, "how many creates, or placements")
+	f.IntVar(&cfg.Concurrency, "concurrency", cfg.Concurrency, "how many at once")
+	f.StringVar(&cfg.Store, "store", cfg.Store, "embedded or redis")
+	f.IntVar(&cfg.Nodes, "nodes", 0, "register so many nodes, and measure size")
+	f.IntVar(&cfg.Sandboxes, "sandboxes", 0, "register so many sandboxes")
+	return cmd
+}
+
+func (e *Env) printBench(rep *bench.Report) error {
+	var err error
+	if e.JSON {
+		err = e.printLine(rep)
+	} else {
+		_, err = fmt.Fprint(e.Stdout, rep.Text())
+	}
+	if err == nil && rep.Failed > 0 {
+		err = exit(1)
+	}
+	return err
 }

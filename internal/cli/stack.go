@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"os"
+	"runtime/debug"
 
 	"github.com/tartarus-sandbox/tartarus/internal/daemon"
 )
@@ -17,4 +19,15 @@ type Stack interface {
 }
 
 // newStack makes the real one.
-func newStack(c daemon.Config, version string) (Stack, error) { return daemon.New(c, version) }
+func newStack(c daemon.Config, version string) (Stack, error) {
+	collectLess()
+	return daemon.New(c, version)
+}
+
+// collectLess has the garbage of a server collected when its heap has grown to five times what lives in it, unless GOGC says otherwise. What lives
+// is small, tens of megabytes, for sandboxes and jobs are in the store; collecting at twice that takes a tenth of the time of a create.
+func collectLess() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+}
