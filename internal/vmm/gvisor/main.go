@@ -9,10 +9,11 @@ import (
 	"strings"
 
 	"github.com/google/subcommands"
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/cli"
 	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
 	"gvisor.dev/gvisor/runsc/cmd/util"
+
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
 // gateEnv tells a sandbox process on which descriptor it waits before it does anything, and givenEnv which is the first that it was not given.
@@ -62,30 +63,14 @@ func awaitGate() {
 	_ = gate.Close()
 }
 
-// dropStrays closes what this process has by accident. The gVisor libraries open sockets and event descriptors that survive an exec, so that a
-// process which the server starts at that moment has them too: with one of them it could speak to another sandbox's control server, and one that
-// happens to have the number where runsc puts a guest's standard streams ends the start. What this process has opened itself does not survive
-// an exec.
+// dropStrays closes what this process has by accident. runsc ends the start where a stray has the number that it wants for a guest's standard streams.
 func dropStrays() error {
 	first, err := strconv.Atoi(os.Getenv(givenEnv))
 	if err != nil {
 		return err
 	}
 	_ = os.Unsetenv(givenEnv)
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd < first {
-			continue
-		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
-			_ = unix.Close(fd)
-		}
-	}
-	return nil
+	return process.CloseStrays(first)
 }
 
 // bootFailure reads why a sandbox process gave up. The file is bounded by what runsc writes in one

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/qemu"
@@ -61,6 +63,11 @@ func status(t *testing.T, path string) map[string]string {
 
 // TestJail reads from /proc how a running QEMU is kept, and what it can reach.
 func TestJail(t *testing.T) {
+	stray, err := unix.Open(filepath.Join(t.TempDir(), "stray"), unix.O_CREAT|unix.O_RDWR, 0o600) // survives an exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(stray)
 	m, dir := machine(t, "init")
 	var state struct {
 		Process struct{ PID int }
@@ -85,6 +92,15 @@ func TestJail(t *testing.T) {
 			if now[field] != want {
 				t.Errorf("%s of %s is %q, want %q", field, task, now[field], want)
 			}
+		}
+	}
+	descriptors, err := filepath.Glob(proc + "/fd/*")
+	if err != nil || len(descriptors) == 0 {
+		t.Fatalf("descriptors: %v", err)
+	}
+	for _, link := range descriptors {
+		if to, err := os.Readlink(link); err == nil && filepath.Base(to) == "stray" {
+			t.Errorf("it has %s, which it was not given", to)
 		}
 	}
 	for _, ns := range []string{"mnt", "pid", "net", "ipc", "uts"} {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
 // jail is where a QEMU lives. Its first process makes it, in namespaces that the driver gave it, and then becomes QEMU.
@@ -19,7 +21,7 @@ type jail struct {
 	Nodes  []string `json:"nodes"`  // device nodes
 	User   int      `json:"user"`   // user and group
 	Limits []limit  `json:"limits"` // of resources
-	NetNS  int      `json:"netns"`  // descriptor of the network namespace to live in
+	NetNS  int      `json:"netns"`  // descriptor of the network namespace to live in, the last that is given
 	Path   string   `json:"path"`
 	Args   []string `json:"args"`
 }
@@ -38,6 +40,9 @@ var hostNodes = []string{"/dev/null", "/dev/urandom"}
 // run never returns but with an error.
 func (j jail) run() error {
 	runtime.LockOSThread()
+	if err := process.CloseStrays(j.NetNS + 1); err != nil {
+		return err
+	}
 	if err := unix.Setns(j.NetNS, unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("enter network namespace: %w", err)
 	}
