@@ -38,6 +38,7 @@ type Spec struct {
 	Secrets    Secrets                  `json:"secrets"`
 	RequestID  string                   `json:"requestID,omitempty"`
 	SnapshotID string                   `json:"snapshotID,omitempty"` // restored from this instead of booted from the template
+	Heat       string                   `json:"heat,omitempty"`       // how much work it is expected to make: cold, warm, hot or inferno
 	// Confined says why it runs in quarantine, for good: only on nodes labelled LabelTyphon, with nothing but its agent to be reached by and
 	// nothing to reach. A judge said so, or it stems from a sandbox that was in quarantine. Empty for all others.
 	Confined string `json:"confined,omitempty"`
@@ -129,19 +130,20 @@ type Lifecycle struct {
 // Sandbox is one isolated environment, as the node that owns it last described it.
 type Sandbox struct {
 	Spec
-	Node      string    `json:"node,omitempty"`
-	Phase     Phase     `json:"phase"`
-	Reason    Reason    `json:"reason,omitempty"`
-	Message   string    `json:"message,omitempty"` // one sentence for people, beside Reason
-	Driver    string    `json:"driver,omitempty"`  // runtime that really runs it
-	Tier      Tier      `json:"tier,omitempty"`
-	CreatedAt time.Time `json:"createdAt"`
-	StartedAt time.Time `json:"startedAt,omitzero"`
-	Deadline  time.Time `json:"deadline,omitzero"` // when its time is up
-	EndedAt   time.Time `json:"endedAt,omitzero"`
-	Ending    *Ending   `json:"ending,omitempty"`    // a termination that is pending, or the one that ended it; replaced, never changed
-	DiskOnly  bool      `json:"diskOnly,omitempty"`  // paused without its memory
-	AgentLost bool      `json:"agentLost,omitempty"` // paused while its agent did not answer: it can only be rebooted
+	Node      string        `json:"node,omitempty"`
+	Phase     Phase         `json:"phase"`
+	Reason    Reason        `json:"reason,omitempty"`
+	Message   string        `json:"message,omitempty"` // one sentence for people, beside Reason
+	Driver    string        `json:"driver,omitempty"`  // runtime that really runs it
+	Tier      Tier          `json:"tier,omitempty"`
+	CreatedAt time.Time     `json:"createdAt"`
+	StartedAt time.Time     `json:"startedAt,omitzero"`
+	Deadline  time.Time     `json:"deadline,omitzero"` // when its time is up
+	EndedAt   time.Time     `json:"endedAt,omitzero"`
+	Ending    *Ending       `json:"ending,omitempty"`    // a termination that is pending, or the one that ended it; replaced, never changed
+	CPU       time.Duration `json:"cpu,omitempty"`       // processor time that it took, once it has ended
+	DiskOnly  bool          `json:"diskOnly,omitempty"`  // paused without its memory
+	AgentLost bool          `json:"agentLost,omitempty"` // paused while its agent did not answer: it can only be rebooted
 	// Quarantine says why it stands still, while it does.
 	Quarantine *Quarantine `json:"quarantine,omitempty"`
 	// Revision counts changes; stores compare it before they set.

@@ -206,14 +206,56 @@ type ListedSandbox struct {
 	AgentLost    bool              `json:"envdUnresponsiveAtPause,omitempty"` // it can only be rebooted
 
 	// Ours.
-	Runtime string `json:"runtime,omitempty"`
-	Tier    string `json:"tier,omitempty"`
-	Node    string `json:"node,omitempty"`
-	Phase   string `json:"phase"`
-	Reason  string `json:"reason,omitempty"`
-	Message string `json:"message,omitempty"`
+	Runtime  string `json:"runtime,omitempty"`
+	Tier     string `json:"tier,omitempty"`
+	Heat     string `json:"heat,omitempty"`     // cold, warm, hot or inferno
+	Confined string `json:"confined,omitempty"` // why it runs in quarantine
+	Node     string `json:"node,omitempty"`
+	Phase    string `json:"phase"`
+	Reason   string `json:"reason,omitempty"`
+	Message  string `json:"message,omitempty"`
 	// Termination is one that is pending, or how the one went that ended it.
 	Termination *Termination `json:"termination,omitempty"`
+}
+
+// Placement is where a sandbox would go, and why.
+type Placement struct {
+	Heat    string  `json:"heat"`
+	HeatWhy string  `json:"heatWhy"`
+	Own     float64 `json:"own"`   // processors that one such sandbox keeps busy
+	Crowd   float64 `json:"crowd"` // processors that all of its template keep busy
+	// Confined says why it may only run in quarantine.
+	Confined   string               `json:"confined,omitempty"`
+	Node       string               `json:"node,omitempty"`
+	Pool       string               `json:"pool,omitempty"` // empty: nodes for any heat
+	Runtime    string               `json:"runtime,omitempty"`
+	Warm       bool                 `json:"warm"`
+	Full       bool                 `json:"full"` // it would wait there for room
+	Refused    string               `json:"refused,omitempty"`
+	Nodes      PlacementNodes       `json:"nodes"`
+	Candidates []PlacementCandidate `json:"candidates"`
+}
+
+// PlacementNodes counts how the nodes that were looked at fared.
+type PlacementNodes struct {
+	Seen       int `json:"seen"`
+	Fit        int `json:"fit"`
+	Lost       int `json:"notAnswering"`
+	Cordoned   int `json:"cordoned"`
+	NoRuntime  int `json:"withoutRuntime"`
+	TooSmall   int `json:"tooSmall"`
+	Busy       int `json:"full"`
+	NoTemplate int `json:"withoutTemplate"`
+	Apart      int `json:"apart"` // on the other side of the quarantine
+}
+
+// PlacementCandidate is a node with room that was compared with others.
+type PlacementCandidate struct {
+	Node string  `json:"node"`
+	Pool string  `json:"pool,omitempty"`
+	Warm int     `json:"warm"`
+	Near bool    `json:"near"`
+	Load float64 `json:"load"`
 }
 
 // QuarantineRequest is the body of a quarantine and of a release.

@@ -320,6 +320,15 @@ func (c *Client) Nodes(ctx context.Context) ([]api.Node, error) {
 	return out, err
 }
 
+// Place says where a sandbox would go and why, and makes none.
+func (c *Client) Place(ctx context.Context, in api.NewSandbox) (*api.Placement, error) {
+	var out api.Placement
+	if err := c.do(ctx, http.MethodPost, "/placements", nil, nil, in, &out); err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
 // Teams lists the tenants that the key belongs to.
 func (c *Client) Teams(ctx context.Context) ([]api.Team, error) {
 	var out []api.Team

@@ -167,7 +167,7 @@ var commands = []func(*Env) *cobra.Command{
 	runCommand, upCommand, olympusCommand, hecatoncheirCommand, createCommand, execCommand, cpCommand, psCommand, inspectCommand, logsCommand, metricsCommand, urlCommand, timeoutCommand, networkCommand, pauseCommand, resumeCommand, forkCommand, snapshotCommand, killCommand,
 	auditCommand, quarantineCommand, tenantCommand, keyCommand, policyCommand,
 	secretCommand, volumeCommand,
-	templateCommand, nodeCommand, queueCommand, certCommand, kernelCommand, doctorCommand, benchCommand, configCommand, versionCommand,
+	templateCommand, nodeCommand, placeCommand, queueCommand, certCommand, kernelCommand, doctorCommand, benchCommand, configCommand, versionCommand,
 }
 
 // isTerminal reports whether a stream is a terminal, and its descriptor.

@@ -158,7 +158,7 @@ func (e *Env) printDetail(sb *api.SandboxDetail) error {
 	rows := [][2]string{
 		{"id", sb.SandboxID}, {"template", fmt.Sprintf("%s (%s)", dash(sb.Alias), sb.TemplateID)},
 		{"state", sb.State}, {"reason", strings.TrimSpace(sb.Reason + " " + sb.Message)},
-		{"runtime", sb.Runtime}, {"isolation", sb.Tier}, {"node", sb.Node},
+		{"runtime", sb.Runtime}, {"isolation", sb.Tier}, {"node", sb.Node}, {"heat", sb.Heat}, {"confined", sb.Confined},
 		{"cpus", fmt.Sprint(sb.CPUCount)}, {"memory", size(sb.MemoryMB << 20)}, {"disk", size(sb.DiskSizeMB << 20)},
 		{"termination", termination(sb.Termination)},
 		{"started", sb.StartedAt.Local().Format(time.RFC3339)}, {"ends", sb.EndAt.Local().Format(time.RFC3339)},

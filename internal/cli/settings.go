@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -96,6 +97,12 @@ func parse(t reflect.Type, text string) (reflect.Value, error) {
 			return v, fmt.Errorf("%q is no whole number", text)
 		}
 		v.SetInt(n)
+	case reflect.Float64:
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil || math.IsNaN(n) || math.IsInf(n, 0) {
+			return v, fmt.Errorf("%q is no number", text)
+		}
+		v.SetFloat(n)
 	case reflect.Slice:
 		if strings.TrimSpace(text) == "" {
 			return v, nil
@@ -380,6 +387,10 @@ var help = map[string]string{
 	"hypnos.cpuPercent":          "what it may use of one processor all the same",
 	"hypnos.minAge":              "how old it must be",
 	"hypnos.atOnce":              "how many are put to sleep at the same time",
+	"heat.warm":                  "processors kept busy from which on a sandbox is warm",
+	"heat.hot":                   "the same for hot",
+	"heat.inferno":               "the same for an inferno",
+	"heat.hint":                  "steps by which a caller's hint may move the heat",
 	"typhon.strikes":             "strikes of a sandbox that put it into quarantine; 0 never does",
 	"typhon.templateStrikes":     "the same, of all sandboxes of a template of a tenant",
 	"typhon.tenantStrikes":       "the same, of all sandboxes of a tenant",

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/hypnos"
+	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
 	"github.com/tartarus-sandbox/tartarus/internal/typhon"
 )
 
@@ -79,6 +80,8 @@ type Config struct {
 	EnableHypnos bool `key:"enableHypnos" env:"ENABLE_HYPNOS"`
 	// Hypnos says when a sandbox counts as idle.
 	Hypnos Hypnos `key:"hypnos"`
+	// Heat sorts sandboxes by the work that they are expected to make.
+	Heat Heat `key:"heat"`
 	// Typhon says what puts a sandbox into quarantine by itself.
 	Typhon Typhon `key:"typhon"`
 	// MetricsAddr is where this process serves its metrics without any key (host:port), besides the API's own route and the control socket. It belongs on
@@ -171,6 +174,24 @@ func (h Hypnos) config() hypnos.Config {
 func defaultHypnos() Hypnos {
 	d := hypnos.Default()
 	return Hypnos{IdleAfter: d.IdleAfter, CPUPercent: int(d.CPUPercent), MinAge: d.MinAge, AtOnce: d.AtOnce}
+}
+
+// Heat says from how many processors kept busy on a sandbox is warm, hot or an inferno. Package phlegethon has the arithmetic of the defaults.
+type Heat struct {
+	Warm    float64 `key:"warm" env:"TARTARUS_HEAT_WARM"`
+	Hot     float64 `key:"hot" env:"TARTARUS_HEAT_HOT"`
+	Inferno float64 `key:"inferno" env:"TARTARUS_HEAT_INFERNO"`
+	// Hint is by how many steps callers may move it with metadata tartarus.io/phlegethon.
+	Hint int `key:"hint" env:"TARTARUS_HEAT_HINT"`
+}
+
+func (h Heat) thresholds() phlegethon.Thresholds {
+	return phlegethon.Thresholds{Warm: h.Warm, Hot: h.Hot, Inferno: h.Inferno, Hint: h.Hint}
+}
+
+func defaultHeat() Heat {
+	t := phlegethon.DefaultThresholds()
+	return Heat{Warm: t.Warm, Hot: t.Hot, Inferno: t.Inferno, Hint: t.Hint}
 }
 
 // Typhon says what is a strike against a sandbox, and how many put it into quarantine. Package typhon has the arithmetic of the defaults.
@@ -266,6 +287,7 @@ func Default() Config {
 		},
 		Hypnos: defaultHypnos(),
 		Typhon: defaultTyphon(),
+		Heat:   defaultHeat(),
 		Warm: Warm{
 			// A waiting machine of an interpreter takes 20 to 40 MB: an eighth of a small host holds a burst of fifty.
 			MemoryMB: hostMemoryMB() / 8,
@@ -324,6 +346,9 @@ func (c Config) Validate() error {
 	check(c.Audit.Retention >= 0, "audit.retention %s must not be negative", c.Audit.Retention)
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Warm.validate()...)
+	if err := c.Heat.thresholds().Validate(); err != nil {
+		return err
+	}
 	if err := c.Typhon.validate(); err != nil {
 		return err
 	}

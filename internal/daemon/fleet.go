@@ -32,6 +32,7 @@ type announced struct {
 func (a announced) Report(ctx context.Context, sandboxes ...tartarus.Sandbox) error {
 	for _, sb := range sandboxes {
 		a.parts.edge.Changed(sb)
+		a.parts.api.Observe(sb)
 	}
 	return a.Direct.Report(ctx, sandboxes...)
 }

@@ -42,6 +42,9 @@ func (a *Agent) dial(ctx context.Context, h *held, port int) (net.Conn, error) {
 	if port < 1 || port > 65535 {
 		return nil, tartarus.Errorf(tartarus.Invalid, "%d is not a port", port)
 	}
+	if h.spec.Confined != "" && port != tartarus.AgentPort {
+		return nil, tartarus.Errorf(tartarus.Forbidden, "sandbox %s runs in quarantine: nothing but its agent can be reached", id)
+	}
 	h.mu.Lock()
 	slot, guest := h.slot, h.guest
 	h.mu.Unlock()

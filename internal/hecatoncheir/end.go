@@ -56,7 +56,7 @@ func (a *Agent) end(ctx context.Context, h *held, phase tartarus.Phase, reason t
 		return errors.Join(err, a.journal(context.WithoutCancel(ctx), h))
 	}
 	sb, err := h.change(func(sb *tartarus.Sandbox) error {
-		sb.EndedAt = time.Now()
+		sb.EndedAt, sb.CPU = time.Now(), h.samples.cpu()
 		return sb.Transition(h.outcome, "", "")
 	})
 	if err == nil { // whoever was the one that removed it says so

@@ -55,6 +55,13 @@ func (s *samples) add(now time.Time, m vmm.Machine, u vmm.Usage, r tartarus.Reso
 	s.next = (s.next + 1) % keepSamples
 }
 
+// cpu is the processor time up to the last measurement.
+func (s *samples) cpu() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.CPU
+}
+
 // between returns the samples from start to end, oldest first.
 func (s *samples) between(start, end time.Time) []tartarus.Sample {
 	return s.choose(start, end, func(sample) bool { return true })

@@ -349,6 +349,9 @@ func (a *Agent) initGuest(ctx context.Context, h *held, t Template, booted bool)
 
 // rulesOf are the rules of a sandbox under network options that may have been changed since it was created.
 func rulesOf(spec tartarus.Spec, n tartarus.Network) (network.Rules, error) {
+	if spec.Confined != "" {
+		return network.Rules{}, nil // nothing leaves it, whatever anybody asks for
+	}
 	rules, err := network.ParseRules(n)
 	rules.Owner = network.Owner{Sandbox: spec.ID, Tenant: spec.Tenant, Tokens: spec.Identity}
 	return rules, err

@@ -40,6 +40,7 @@ type Request struct {
 	Revision     int64             // of a sandbox that is there, in the registry
 	KeptMB       int64             // what the tenant's snapshots have, of Snapshot
 	Now          time.Time         // zero is the time of judging
+	Dry          bool              // only a question: nothing is taken of the quota
 	// History finds out what the tenant did before, for policies that ask. Nil knows nothing.
 	History func(ctx context.Context) (themis.HistoryInput, error)
 

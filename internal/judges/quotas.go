@@ -34,7 +34,7 @@ var acts = map[Action]quota.Act{Create: quota.Start, Resume: quota.Wake, Pause: 
 // Judge claims what the request needs.
 func (q *Quotas) Judge(ctx context.Context, r Request) Verdict {
 	act, counted := acts[r.Action]
-	if q.ledger == nil || !counted || r.refused || r.Quota.Unbounded() {
+	if q.ledger == nil || !counted || r.refused || r.Dry || r.Quota.Unbounded() {
 		return Verdict{Allow: true}
 	}
 	why, err := q.ledger.Claim(ctx, quota.Claim{

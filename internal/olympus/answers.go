@@ -61,7 +61,7 @@ func answerListed(sb tartarus.Sandbox) api.ListedSandbox {
 		SandboxID: sb.ID, TemplateID: sb.TemplateID, ClientID: clientID, Alias: sb.Template,
 		StartedAt: sb.StartedAt, EndAt: sb.Deadline, State: stateOf(sb.Phase), EnvdVersion: tartarus.AgentVersion,
 		CPUCount: sb.Resources.VCPU, MemoryMB: sb.Resources.MemoryMB, DiskSizeMB: sb.Resources.DiskMB,
-		Metadata: sb.Metadata, VolumeMounts: []api.VolumeMount{},
+		Metadata: sb.Metadata, VolumeMounts: []api.VolumeMount{}, Heat: sb.Heat, Confined: sb.Confined,
 		Runtime: runtimeOf(sb), Tier: string(sb.Tier), Node: sb.Node, Phase: string(sb.Phase), Reason: string(sb.Reason), Message: sb.Message,
 	}
 	if e := sb.Ending; e != nil {

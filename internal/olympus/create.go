@@ -70,11 +70,10 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 			s.cfg.Judges.Undo(ctx, out.Request)
 		}
 	}()
-	if out.Quarantine() {
-		return errNoQuarantine(out)
-	}
-	spec = out.Request.Spec
-	where, err := s.place(ctx, spec, out.Request.Tier, who)
+	spec, tier = out.Request.Spec, out.Request.Tier
+	confine(&spec, &tier, out)
+	spec.Heat = string(s.heat(spec, s.pasts.arrive(spec.TemplateID, who.now)).Heat)
+	where, err := s.place(ctx, spec, tier, who)
 	if err != nil {
 		return err
 	}
@@ -100,25 +99,30 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 
 // place finds a node for a sandbox; one made from a snapshot goes where that is, unless the node is gone and others can fetch a copy.
 func (s *Server) place(ctx context.Context, spec tartarus.Spec, tier tartarus.Tier, who caller) (phlegethon.Placement, error) {
-	want := phlegethon.Want{Resources: spec.Resources, Runtime: spec.Runtime, Tier: tier, Build: spec.BuildID}
+	need := want(spec, tier)
 	if spec.SnapshotID == "" {
-		return s.placer.place(ctx, want, who.now)
+		return s.placer.place(ctx, need, who.now)
 	}
 	snap, err := s.findSnapshot(ctx, spec.Tenant, spec.SnapshotID)
 	if err != nil {
 		return phlegethon.Placement{}, err
 	}
 	if snap.Node == "" {
-		return s.placer.place(ctx, want, who.now)
+		return s.placer.place(ctx, need, who.now)
+	}
+	if snap.Copied { // it is there already, and can be fetched from anywhere else
+		need.Near = snap.Node
 	}
 	rt, live := s.placer.offers(ctx, snap.Node, snap.Runtime, who.now)
 	switch {
+	case snap.Copied && need.Confined:
+		return s.placer.place(ctx, need, who.now)
 	case live && tier != "" && !rt.Tier.AtLeast(tier):
 		return phlegethon.Placement{}, tartarus.Errorf(tartarus.Unsupported, "the snapshot's runtime %s isolates as %s, and %s is demanded", snap.Runtime, rt.Tier, tier)
 	case live:
 		return phlegethon.Placement{Node: snap.Node, Runtime: snap.Runtime}, nil
 	case snap.Copied:
-		return s.placer.place(ctx, want, who.now)
+		return s.placer.place(ctx, need, who.now)
 	}
 	return phlegethon.Placement{}, &tartarus.Error{
 		Kind: tartarus.Unavailable, RetryAfter: 5 * time.Second, Message: "node " + snap.Node + ", the only one that has the snapshot, does not run " + snap.Runtime + " now",

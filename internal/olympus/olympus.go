@@ -5,6 +5,7 @@
 package olympus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/identity"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
+	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
 	"github.com/tartarus-sandbox/tartarus/internal/quota"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
 	"github.com/tartarus-sandbox/tartarus/internal/shelf"
@@ -64,6 +66,8 @@ type Config struct {
 	// CanPause says that the nodes can pause: sandboxes may ask to be paused when their time is up.
 	CanPause bool
 
+	// Heat are the thresholds of heat. The zero value has the defaults.
+	Heat phlegethon.Thresholds
 	// Joins lets nodes into the fleet. Nil where the node is in this process.
 	Joins Joins
 	// Marks keeps what operators decide about nodes; Registry's nodes must show it. Nil: nothing can be decided.
@@ -89,6 +93,10 @@ func (c *Config) setDefaults() error {
 		return errors.New("olympus: registry, queue and key store are needed")
 	case c.Fleet == nil, c.Templates == nil, c.Judges == nil, c.Log == nil:
 		return errors.New("olympus: fleet, templates, judges and log are needed")
+	}
+	c.Heat = cmp.Or(c.Heat, phlegethon.DefaultThresholds())
+	if err := c.Heat.Validate(); err != nil {
+		return err
 	}
 	set := func(d *time.Duration, def time.Duration) {
 		if *d <= 0 {
@@ -119,6 +127,7 @@ type Server struct {
 	tenants   *tenants
 	usage     *tenant.Usage // nil without a shelf
 	placer    *placer
+	pasts     pasts
 	templates *templateCache
 	totals    *totals
 	recorder  *recorder

@@ -20,7 +20,7 @@ type placer struct {
 	registry hades.Registry
 
 	mu      sync.Mutex
-	nodes   []hades.Node
+	fleet   *phlegethon.Fleet // nil until it was read once
 	fetched time.Time
 	loading bool // somebody is on the way for a newer list
 	rnd     *rand.Rand
@@ -53,7 +53,7 @@ func (p *placer) offers(ctx context.Context, node, runtime string, now time.Time
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, n := range p.nodes {
+	for _, n := range p.fleet.Nodes {
 		if rt, ok := n.Runtimes[runtime]; n.Name == node && n.Live(now) && ok {
 			return rt, true
 		}
@@ -65,23 +65,28 @@ func (p *placer) offers(ctx context.Context, node, runtime string, now time.Time
 func (p *placer) pick(want phlegethon.Want, now time.Time) (phlegethon.Placement, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	got, err := phlegethon.Place(p.nodes, want, now, p.rnd)
-	if err != nil {
-		return got, err
+	got, err := p.fleet.Place(want, now, p.rnd)
+	if err == nil {
+		p.fleet.Take(got, want)
 	}
-	n := &p.nodes[got.Index]
-	n.Sandboxes++
-	n.Allocated.VCPU += want.Resources.VCPU
-	n.Allocated.MemoryMB += want.Resources.MemoryMB
-	n.Allocated.DiskMB += want.Resources.DiskMB
-	return got, nil
+	return got, err
+}
+
+// explain finds a node, says what was compared, and takes nothing.
+func (p *placer) explain(ctx context.Context, want phlegethon.Want, now time.Time) (phlegethon.Placement, []phlegethon.Candidate, error) {
+	if _, err := p.refresh(ctx, 0, now); err != nil {
+		return phlegethon.Placement{}, nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fleet.Explain(want, now, p.rnd)
 }
 
 // refresh reads the list again if it is older than age and reports whether it did. While one caller reads, others go on with what there is;
 // where the store fails, the old list serves, and its leases run out by themselves.
 func (p *placer) refresh(ctx context.Context, age time.Duration, now time.Time) (fresh bool, err error) {
 	p.mu.Lock()
-	first := p.nodes == nil
+	first := p.fleet == nil
 	if now.Sub(p.fetched) < age && !first || p.loading && !first && age > 0 {
 		p.mu.Unlock()
 		return false, nil
@@ -100,10 +105,7 @@ func (p *placer) refresh(ctx context.Context, age time.Duration, now time.Time) 
 		}
 		return false, nil
 	}
-	if nodes == nil {
-		nodes = []hades.Node{}
-	}
-	p.nodes, p.fetched = nodes, now
+	p.fleet, p.fetched = phlegethon.NewFleet(nodes), now
 	return true, nil
 }
 

@@ -129,6 +129,7 @@ var routes = []route{
 	{"GET", "/templates", tenant.Reader, (*Server).listTemplates},
 	{"GET", "/templates/aliases/{alias}", tenant.Reader, (*Server).getAlias},
 	{"GET", "/teams", tenant.Reader, (*Server).listTeams},
+	{"POST", "/placements", tenant.Operator, (*Server).explainPlacement},
 	{"GET", "/nodes", tenant.Operator, (*Server).listNodes},
 	{"GET", "/nodes/{node}", tenant.Operator, (*Server).getNode},
 	{"DELETE", "/nodes/{node}", tenant.Operator, (*Server).removeNode},

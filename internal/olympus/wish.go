@@ -57,7 +57,7 @@ func (s *Server) history(ctx context.Context, name string) (out themis.HistoryIn
 	return out, nil
 }
 
-// errNoQuarantine refuses what may only run apart from everything else: there is nowhere to run it so, and it runs nowhere else instead.
+// errNoQuarantine refuses what may only run apart from everything else, of a sandbox that does not: it cannot become so.
 func errNoQuarantine(out judges.Outcome) error {
 	why := ""
 	for _, v := range out.Verdicts {
@@ -65,7 +65,7 @@ func errNoQuarantine(out judges.Outcome) error {
 			why = v.Reason
 		}
 	}
-	return &tartarus.Error{Kind: tartarus.Denied, Code: "quarantine", Message: "it may only run in quarantine, and no node of this server takes any: " + why}
+	return &tartarus.Error{Kind: tartarus.Denied, Code: "quarantine", Message: "it may only run in quarantine, and this sandbox does not: " + why}
 }
 
 // clone records what the judges said to one clone of a fork, before it starts.

@@ -4,6 +4,7 @@ package phlegethon
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -19,6 +20,9 @@ type Want struct {
 	Runtime   string        // demanded; empty is any
 	Tier      tartarus.Tier // weakest that will do; empty is any
 	Build     string        // version of the template; a node that lists what it has must have it
+	Heat      Heat          // chooses the pool; empty is that of nodes for any heat
+	Confined  bool          // only on nodes with tartarus.LabelTyphon; others never go there
+	Near      string        // node that has its snapshot
 }
 
 // Placement is where a sandbox goes.
@@ -26,6 +30,8 @@ type Placement struct {
 	Index   int    // in the nodes given
 	Node    string // its name
 	Runtime string // what it must be run with to meet the demand; empty leaves it to the node
+	Pool    Heat   // that the node belongs to; empty is any heat
+	Warm    bool   // a machine waits there
 	// Full says that the node has no room at the moment: the sandbox waits in its queue.
 	Full    bool
 	Explain Explanation
@@ -33,9 +39,15 @@ type Placement struct {
 
 // Explanation counts how the nodes that were looked at fared.
 type Explanation struct {
-	Seen, Fit                                 int // nodes looked at, and those with room
-	Lost, Cordoned, NoRuntime, TooSmall, Busy int
-	NoTemplate                                int
+	Seen       int `json:"seen"` // nodes looked at
+	Fit        int `json:"fit"`  // those with room
+	Lost       int `json:"notAnswering"`
+	Cordoned   int `json:"cordoned"`
+	NoRuntime  int `json:"withoutRuntime"`
+	TooSmall   int `json:"tooSmall"`
+	Busy       int `json:"full"`
+	NoTemplate int `json:"withoutTemplate"`
+	Apart      int `json:"apart"` // on the other side of the quarantine
 }
 
 func (e Explanation) String() string {
@@ -43,7 +55,10 @@ func (e Explanation) String() string {
 	for _, p := range []struct {
 		n    int
 		what string
-	}{{e.Fit, "fit"}, {e.Busy, "full"}, {e.Cordoned, "cordoned"}, {e.Lost, "not answering"}, {e.NoRuntime, "without such a runtime"}, {e.TooSmall, "too small"}, {e.NoTemplate, "without the template"}} {
+	}{
+		{e.Fit, "fit"}, {e.Busy, "full"}, {e.Cordoned, "cordoned"}, {e.Lost, "not answering"}, {e.NoRuntime, "without such a runtime"},
+		{e.TooSmall, "too small"}, {e.NoTemplate, "without the template"}, {e.Apart, "on the other side of the quarantine"},
+	} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 		}
@@ -51,7 +66,27 @@ func (e Explanation) String() string {
 	if len(parts) == 0 {
 		return "there are no nodes"
 	}
-	return fmt.Sprintf("of %d nodes: %s", e.Seen, strings.Join(parts, ", "))
+	return fmt.Sprintf("of %d nodes: %s", e.Seen+e.Apart, strings.Join(parts, ", "))
+}
+
+// Candidate is a node with room that was compared with others.
+type Candidate struct {
+	Node string  `json:"node"`
+	Pool Heat    `json:"pool,omitempty"`
+	Warm int     `json:"warm"` // machines of the build that wait there
+	Near bool    `json:"near"` // it has the snapshot
+	Load float64 `json:"load"` // share of its scarcest resource that would be handed out
+}
+
+// better reports whether a is to be preferred to b: by warm machines, then the snapshot, then the load.
+func (a Candidate) better(b Candidate) bool {
+	if (a.Warm > 0) != (b.Warm > 0) {
+		return a.Warm > 0
+	}
+	if a.Near != b.Near {
+		return a.Near
+	}
+	return a.Load < b.Load
 }
 
 // candidates is how many fitting nodes are compared. The best of a few at random spreads load nearly as well as the best of all
@@ -59,44 +94,202 @@ func (e Explanation) String() string {
 // looks at a handful of nodes where there are ten thousand.
 const candidates = 4
 
-// Place chooses a node for want. It looks at nodes in a random order until it has seen enough that fit, and takes the least loaded of
-// them. Where none has room, it takes the least loaded that could ever hold the sandbox, which then waits there. Nobody to
-// run it at all is tartarus.Unavailable when nodes that could are away or cordoned, tartarus.Unsupported when there are none.
-func Place(nodes []hades.Node, want Want, now time.Time, rnd *rand.Rand) (Placement, error) {
-	var ex Explanation
-	best, waiting := -1, -1
-	var bestLoad, waitingLoad float64
-	for i := range order(len(nodes), rnd) {
+// Fleet is the nodes as they were last seen, sorted into pools.
+type Fleet struct {
+	Nodes  []hades.Node
+	pools  map[Heat][]int
+	typhon []int            // apart from all others
+	warm   map[string][]int // by build: where machines wait
+	near   map[string]int   // by name
+}
+
+// NewFleet sorts nodes, which belong to the Fleet from then on.
+func NewFleet(nodes []hades.Node) *Fleet {
+	f := &Fleet{Nodes: nodes, pools: map[Heat][]int{}, warm: map[string][]int{}, near: make(map[string]int, len(nodes))}
+	for i := range nodes {
 		n := &nodes[i]
-		ex.Seen++
-		if !suits(n, want, now, &ex) {
-			continue
-		}
-		load := loadWith(n, want.Resources)
-		if load > 1 {
-			ex.Busy++
-			if waiting < 0 || load < waitingLoad {
-				waiting, waitingLoad = i, load
+		f.near[n.Name] = i
+		for build, ready := range n.Warm {
+			if ready > 0 {
+				f.warm[build] = append(f.warm[build], i)
 			}
+		}
+		if isTyphon(n) {
+			f.typhon = append(f.typhon, i)
 			continue
 		}
-		ex.Fit++
-		if best < 0 || load < bestLoad {
-			best, bestLoad = i, load
-		}
-		if ex.Fit == candidates {
-			break
+		pool := poolOf(n)
+		f.pools[pool] = append(f.pools[pool], i)
+	}
+	return f
+}
+
+// isTyphon reports whether a node takes what is in quarantine, and nothing else.
+func isTyphon(n *hades.Node) bool {
+	v, ok := n.Labels[tartarus.LabelTyphon]
+	return ok && v != "false"
+}
+
+// poolOf is the pool of a node. A label that is no heat is as good as none.
+func poolOf(n *hades.Node) Heat {
+	h, err := ParseHeat(n.Labels[LabelHeat])
+	if err != nil {
+		return ""
+	}
+	return h
+}
+
+// Place chooses a node among these. NewFleet saves sorting them each time.
+func Place(nodes []hades.Node, want Want, now time.Time, rnd *rand.Rand) (Placement, error) {
+	return NewFleet(nodes).Place(want, now, rnd)
+}
+
+// Place chooses a node for want. It goes through the pools in the order of want's heat, and through the nodes of each in a random order until
+// it has seen enough that fit; of them it takes the best. Where none has room, it takes the least loaded that could ever hold the sandbox,
+// which then waits there. Nobody to run it at all is tartarus.Unavailable when nodes that could are away or cordoned,
+// tartarus.Unsupported when there are none.
+func (f *Fleet) Place(want Want, now time.Time, rnd *rand.Rand) (Placement, error) {
+	return f.place(want, now, rnd, func(Candidate) {})
+}
+
+// Explain is Place that lists what was compared.
+func (f *Fleet) Explain(want Want, now time.Time, rnd *rand.Rand) (Placement, []Candidate, error) {
+	seen := []Candidate{}
+	p, err := f.place(want, now, rnd, func(c Candidate) { seen = append(seen, c) })
+	return p, seen, err
+}
+
+func (f *Fleet) place(want Want, now time.Time, rnd *rand.Rand, note func(Candidate)) (Placement, error) {
+	s := search{fleet: f, want: want, now: now, rnd: rnd, note: note, best: -1, waiting: -1}
+	if want.Confined {
+		s.explain.Apart = len(f.Nodes) - len(f.typhon)
+		s.through(f.typhon)
+	} else {
+		s.explain.Apart = len(f.typhon)
+		for _, pool := range fallback[want.Heat] {
+			s.through(f.pools[pool])
+			if s.best >= 0 {
+				break
+			}
 		}
 	}
-	full := best < 0
+	at, full := s.best, s.best < 0
 	if full {
-		best = waiting
+		at = s.waiting
 	}
-	if best < 0 {
-		return Placement{Index: -1, Explain: ex}, refusal(want, ex)
+	if at < 0 {
+		return Placement{Index: -1, Explain: s.explain}, refusal(want, s.explain)
 	}
-	runtime, _ := runtimeFor(&nodes[best], want)
-	return Placement{Index: best, Node: nodes[best].Name, Runtime: runtime, Full: full, Explain: ex}, nil
+	n := &f.Nodes[at]
+	runtime, _ := runtimeFor(n, want)
+	return Placement{Index: at, Node: n.Name, Runtime: runtime, Pool: poolOf(n), Warm: n.Warm[want.Build] > 0, Full: full, Explain: s.explain}, nil
+}
+
+// Take reserves a placement, so that the next one counts with it.
+func (f *Fleet) Take(p Placement, want Want) {
+	n := &f.Nodes[p.Index]
+	n.Sandboxes++
+	n.Allocated.VCPU += want.Resources.VCPU
+	n.Allocated.MemoryMB += want.Resources.MemoryMB
+	n.Allocated.DiskMB += want.Resources.DiskMB
+	if n.Warm[want.Build] > 0 {
+		n.Warm = maps.Clone(n.Warm) // whoever listed the nodes may look at it
+		n.Warm[want.Build]--
+	}
+}
+
+// search is one placement under way.
+type search struct {
+	fleet *Fleet
+	want  Want
+	now   time.Time
+	rnd   *rand.Rand
+	note  func(Candidate)
+
+	explain       Explanation
+	best, waiting int // indexes of nodes; -1 for none yet
+	choice        Candidate
+	waitingLoad   float64
+}
+
+// through looks at the nodes of one pool: first at those that are better than others if they fit, then at some at random.
+func (s *search) through(pool []int) {
+	fit := 0
+	looked := map[int]bool{}
+	for _, i := range s.preferred(pool) {
+		looked[i] = true
+		if s.look(i) {
+			fit++
+		}
+	}
+	if fit > 0 {
+		return
+	}
+	for at := range order(len(pool), s.rnd) {
+		i := pool[at]
+		if looked[i] {
+			continue
+		}
+		if s.look(i) {
+			fit++
+		}
+		if fit == candidates {
+			return
+		}
+	}
+}
+
+// preferred are some nodes of a pool where a machine waits, and the one that has the snapshot.
+func (s *search) preferred(pool []int) []int {
+	var out []int
+	if warm := s.fleet.warm[s.want.Build]; s.want.Build != "" && len(warm) > 0 {
+		for at := range order(len(warm), s.rnd) {
+			if i := warm[at]; s.fleet.Nodes[i].Warm[s.want.Build] > 0 && contains(pool, i) {
+				out = append(out, i)
+			}
+			if len(out) == candidates {
+				break
+			}
+		}
+	}
+	if i, ok := s.fleet.near[s.want.Near]; ok && s.want.Near != "" && contains(pool, i) && !slices.Contains(out, i) {
+		out = append(out, i)
+	}
+	return out
+}
+
+// contains reports whether a pool, which is in order, has a node.
+func contains(pool []int, i int) bool {
+	_, ok := slices.BinarySearch(pool, i)
+	return ok
+}
+
+// look compares one node with the best so far and reports whether it has room.
+func (s *search) look(i int) bool {
+	n := &s.fleet.Nodes[i]
+	s.explain.Seen++
+	load := loadWith(n, s.want.Resources)
+	if load > 1 && s.waiting >= 0 && load >= s.waitingLoad { // no better than one that it could wait on: whatever else there is about it
+		s.explain.Busy++
+		return false
+	}
+	if !suits(n, s.want, s.now, &s.explain) {
+		return false
+	}
+	if load > 1 {
+		s.explain.Busy++
+		if s.waiting < 0 || load < s.waitingLoad {
+			s.waiting, s.waitingLoad = i, load
+		}
+		return false
+	}
+	s.explain.Fit++
+	c := Candidate{Node: n.Name, Pool: poolOf(n), Warm: n.Warm[s.want.Build], Near: s.want.Near == n.Name, Load: load}
+	s.note(c)
+	if s.best < 0 || c.better(s.choice) {
+		s.best, s.choice = i, c
+	}
+	return true
 }
 
 // order yields 0..n-1 once each, from a random start with a random stride that shares no divisor with n.
@@ -204,6 +397,9 @@ func refusal(want Want, ex Explanation) *tartarus.Error {
 	}
 	if want.Tier != "" {
 		what += " with isolation " + string(want.Tier) + " or better"
+	}
+	if want.Confined && ex.Seen == 0 {
+		return &tartarus.Error{Kind: tartarus.Denied, Code: "quarantine", Message: "this sandbox may only run in quarantine, and no node is labelled " + tartarus.LabelTyphon}
 	}
 	if ex.Lost+ex.Cordoned+ex.NoTemplate > 0 || ex.Seen == 0 {
 		e := tartarus.Errorf(tartarus.Unavailable, "no node can take %s now (%s)", what, ex)

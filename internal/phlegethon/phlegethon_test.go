@@ -93,6 +93,14 @@ func TestPlaceProperties(t *testing.T) {
 			n.Capacity = tartarus.Resources{VCPU: rapid.IntRange(0, 8).Draw(t, "cpu"), MemoryMB: int64(rapid.IntRange(0, 4).Draw(t, "mem")) * 1024}
 			n.Allocated.VCPU = rapid.IntRange(0, 8).Draw(t, "used cpu")
 			n.Allocated.MemoryMB = int64(rapid.IntRange(0, 4).Draw(t, "used mem")) * 1024
+			n.Labels = map[string]string{}
+			if h := rapid.SampledFrom([]Heat{"", "", Cold, Hot, "lukewarm"}).Draw(t, "pool"); h != "" {
+				n.Labels[LabelHeat] = string(h)
+			}
+			if rapid.IntRange(0, 3).Draw(t, "typhon") == 0 {
+				n.Labels[tartarus.LabelTyphon] = "true"
+			}
+			n.Warm = map[string]int{"build": rapid.IntRange(0, 2).Draw(t, "warm")}
 			for _, r := range runtimes {
 				if rapid.Bool().Draw(t, "has") {
 					n.Runtimes[r] = hades.Runtime{Tier: rapid.SampledFrom(tiers).Draw(t, "tier")}
@@ -104,13 +112,16 @@ func TestPlaceProperties(t *testing.T) {
 			Resources: tartarus.Resources{VCPU: rapid.IntRange(1, 4).Draw(t, "want cpu"), MemoryMB: int64(rapid.IntRange(1, 3).Draw(t, "want mem")) * 1024},
 			Runtime:   rapid.SampledFrom([]string{"", "", "gvisor", "qemu"}).Draw(t, "want runtime"),
 			Tier:      rapid.SampledFrom([]tartarus.Tier{"", "", tartarus.TierEmulated}).Draw(t, "want tier"),
+			Heat:      rapid.SampledFrom([]Heat{"", Cold, Warm, Hot, Inferno}).Draw(t, "want heat"),
+			Confined:  rapid.Bool().Draw(t, "confined"),
+			Build:     rapid.SampledFrom([]string{"", "build", "other"}).Draw(t, "want build"),
 		}
 		could := func(n hades.Node) bool {
 			rt := false
 			for name, r := range n.Runtimes {
 				rt = rt || (want.Runtime == "" || name == want.Runtime) && (want.Tier == "" || r.Tier.AtLeast(want.Tier))
 			}
-			return rt && n.Live(now) && !n.Cordoned && within(want.Resources, n.Capacity)
+			return rt && want.Confined == (n.Labels[tartarus.LabelTyphon] != "") && n.Live(now) && !n.Cordoned && within(want.Resources, n.Capacity)
 		}
 		room := func(n hades.Node) bool {
 			return could(n) && (n.Capacity.VCPU == 0 || n.Allocated.VCPU+want.Resources.VCPU <= n.Capacity.VCPU) &&
@@ -123,7 +134,7 @@ func TestPlaceProperties(t *testing.T) {
 			t.Fatalf("the same question gave %+v and %+v", p, again)
 		}
 		ex := p.Explain
-		if ex.Seen != ex.Fit+ex.Busy+ex.Lost+ex.Cordoned+ex.NoRuntime+ex.TooSmall || ex.Seen > len(nodes) {
+		if ex.Seen != ex.Fit+ex.Busy+ex.Lost+ex.Cordoned+ex.NoRuntime+ex.TooSmall || ex.Seen+ex.Apart > len(nodes) {
 			t.Fatalf("explanation does not add up: %+v", ex)
 		}
 		switch {
@@ -137,10 +148,25 @@ func TestPlaceProperties(t *testing.T) {
 			t.Fatalf("full is %v, but a node with room: %v", p.Full, !p.Full)
 		case !p.Full && !room(nodes[p.Index]):
 			t.Fatalf("placed on %+v, which has no room", nodes[p.Index])
+		case !p.Full && colder(nodes, p.Index, want.Heat, room):
+			t.Fatalf("placed in pool %q, though one that comes before has room", p.Pool)
+		case !p.Full && want.Build == "build" && nodes[p.Index].Warm["build"] == 0 && slices.ContainsFunc(nodes, func(n hades.Node) bool {
+			return room(n) && poolOf(&n) == p.Pool && n.Warm["build"] > 0
+		}):
+			t.Fatalf("placed on %+v, though a machine waits elsewhere in its pool", nodes[p.Index])
 		case want.Tier != "" && !nodes[p.Index].Runtimes[p.Runtime].Tier.AtLeast(want.Tier):
 			t.Fatalf("runtime %q of %+v is below %s", p.Runtime, nodes[p.Index], want.Tier)
 		}
 	})
+}
+
+// colder reports whether a node with room is in a pool that comes before that of the chosen one.
+func colder(nodes []hades.Node, chosen int, heat Heat, room func(hades.Node) bool) bool {
+	rank := func(n hades.Node) int { return slices.Index(fallback[heat], poolOf(&n)) }
+	if isTyphon(&nodes[chosen]) {
+		return false
+	}
+	return slices.ContainsFunc(nodes, func(n hades.Node) bool { return !isTyphon(&n) && room(n) && rank(n) < rank(nodes[chosen]) })
 }
 
 // A thousand sandboxes on ten equal nodes end up spread, when each placement is seen by the next one.
@@ -197,12 +223,73 @@ func BenchmarkPlace(b *testing.B) {
 	}
 	for name, nodes := range map[string][]hades.Node{"room": fleet(false), "full": fleet(true)} {
 		b.Run(name, func(b *testing.B) {
-			r := rnd(1)
+			r, f := rnd(1), NewFleet(nodes)
 			for b.Loop() {
-				if _, err := Place(nodes, small, now, r); err != nil {
+				if _, err := f.Place(small, now, r); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
+	}
+}
+
+func TestHeat(t *testing.T) {
+	two := tartarus.Resources{VCPU: 2, MemoryMB: 512}
+	past := func(cpu, life time.Duration, perSecond float64) Past {
+		p := Past{Arrival: Demand{rate: perSecond}}
+		p.End(cpu, life)
+		return p
+	}
+	for name, tc := range map[string]struct {
+		work Work
+		want Heat
+	}{
+		"a short task":                {Work{Resources: two, Lifetime: 30 * time.Second}, Hot},
+		"the usual":                   {Work{Resources: two, Lifetime: 5 * time.Minute}, Warm},
+		"a day of waiting":            {Work{Resources: tartarus.Resources{VCPU: 1, MemoryMB: 512}, Lifetime: 24 * time.Hour}, Warm},
+		"one that is known to idle":   {Work{Resources: two, Lifetime: time.Minute, Past: past(time.Second, time.Hour, 0)}, Cold},
+		"one that is known to work":   {Work{Resources: two, Lifetime: time.Hour, Past: past(time.Hour, time.Hour, 0)}, Hot},
+		"many that work":              {Work{Resources: two, Past: past(10*time.Second, 20*time.Second, 1)}, Inferno},
+		"much memory":                 {Work{Resources: tartarus.Resources{VCPU: 1, MemoryMB: 16384}, Lifetime: 2 * time.Hour}, Hot},
+		"a hint":                      {Work{Resources: two, Lifetime: 5 * time.Minute, Hint: Hot}, Hot},
+		"a hint that goes too far":    {Work{Resources: two, Lifetime: 5 * time.Minute, Hint: Inferno}, Hot},
+		"a hint that is none":         {Work{Resources: two, Lifetime: 5 * time.Minute, Hint: "lukewarm"}, Warm},
+		"used more than there can be": {Work{Resources: two, Past: past(time.Hour, time.Minute, 0)}, Hot},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := DefaultThresholds().Of(tc.work); got.Heat != tc.want || got.Why == "" {
+				t.Errorf("got %+v, want %s", got, tc.want)
+			}
+		})
+	}
+}
+
+// The last sandboxes of a template count more than those long ago.
+func TestPastForgets(t *testing.T) {
+	var p Past
+	for range 50 {
+		p.End(time.Minute, time.Minute)
+	}
+	for range 20 {
+		p.End(0, time.Minute)
+	}
+	if use, known := p.use(); !known || use > 0.02 {
+		t.Errorf("it is known to use %g processors", use)
+	}
+}
+
+// Confined sandboxes are refused where no node is for them, whatever else there is.
+func TestConfined(t *testing.T) {
+	typhon := func(n *hades.Node) { n.Labels = map[string]string{tartarus.LabelTyphon: "true"} }
+	want := small
+	want.Confined = true
+	if _, err := Place([]hades.Node{node("a", nil)}, want, now, rnd(1)); !tartarus.Is(err, tartarus.Denied) {
+		t.Errorf("without a node for it: %v", err)
+	}
+	if p, err := Place([]hades.Node{node("a", nil), node("b", typhon)}, want, now, rnd(1)); err != nil || p.Node != "b" {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	if _, err := Place([]hades.Node{node("b", typhon)}, small, now, rnd(1)); !tartarus.Is(err, tartarus.Unavailable) {
+		t.Errorf("an ordinary one where all are for quarantine: %v", err)
 	}
 }

@@ -1,0 +1,81 @@
+package olympus
+
+import (
+	"sync"
+	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
+)
+
+// mostPasts bounds the templates whose past is remembered, at about 100 bytes each.
+const mostPasts = 10_000
+
+// pasts is what the sandboxes of each template did lately, as far as this replica has seen it. Nobody else needs it: another replica learns
+// the same from what passes through it, and until then guesses.
+type pasts struct {
+	mu  sync.Mutex
+	all map[string]*phlegethon.Past // by id of the template
+}
+
+// arrive notes that a sandbox was asked for, and returns what is known of its template.
+func (p *pasts) arrive(template string, now time.Time) phlegethon.Past {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	past := p.of(template)
+	past.Arrival.Arrive(now)
+	return *past
+}
+
+// peek returns what is known of a template.
+func (p *pasts) peek(template string, now time.Time) phlegethon.Past {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if past, ok := p.all[template]; ok {
+		return past.At(now)
+	}
+	return phlegethon.Past{}
+}
+
+// end learns from a sandbox that has ended.
+func (p *pasts) end(sb tartarus.Sandbox) {
+	if sb.StartedAt.IsZero() || sb.EndedAt.IsZero() {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of(sb.TemplateID).End(sb.CPU, sb.EndedAt.Sub(sb.StartedAt))
+}
+
+// of finds or makes the past of a template. The lock is held.
+func (p *pasts) of(template string) *phlegethon.Past {
+	past, ok := p.all[template]
+	if !ok {
+		if p.all == nil {
+			p.all = map[string]*phlegethon.Past{}
+		}
+		for other := range p.all { // whichever: one that is in use is soon known again
+			if len(p.all) < mostPasts {
+				break
+			}
+			delete(p.all, other)
+		}
+		past = &phlegethon.Past{}
+		p.all[template] = past
+	}
+	return past
+}
+
+// Observe is told of every sandbox that a node reports, so that the server learns what templates' sandboxes do.
+func (s *Server) Observe(sb tartarus.Sandbox) {
+	if sb.Phase.Ended() {
+		s.pasts.end(sb)
+	}
+}
+
+// heat is how much work a sandbox is expected to make.
+func (s *Server) heat(spec tartarus.Spec, past phlegethon.Past) phlegethon.Heated {
+	return s.cfg.Heat.Of(phlegethon.Work{
+		Resources: spec.Resources, Lifetime: spec.Timeout, Past: past, Hint: phlegethon.Heat(spec.Metadata[phlegethon.MetaHeat]),
+	})
+}
