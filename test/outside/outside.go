@@ -32,9 +32,9 @@ import (
 
 // Where the servers are, in a range kept for documentation (RFC 5737).
 const (
-	NameServer  = "203.0.113.53"
-	WebServer   = "203.0.113.80"
-	SocksServer = "203.0.113.108"
+	NameServer  = "198.51.100.53"
+	WebServer   = "198.51.100.54"
+	SocksServer = "198.51.100.55"
 	// Domain is what the name server knows: every name below it is the web server.
 	Domain = "outside.example"
 	// User and Password let into the SOCKS5 server.
