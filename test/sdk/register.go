@@ -184,8 +184,42 @@ func judge(reg []row, results []findings, o options) error {
 			errs = append(errs, fmt.Errorf("%s did not run", f.lane.name))
 		}
 	}
-	fmt.Printf("%d calls on the packages\n\n%d passed, %d failed, %d skipped\n", total, passed, failed, skipped)
+	fmt.Printf("\ncalls on the packages:\n")
+	for _, line := range perRelease(results) {
+		fmt.Println("  " + line)
+	}
+	fmt.Printf("%d calls\n\n%d passed, %d failed, %d skipped\n", total, passed, failed, skipped)
 	return errors.Join(errs...)
+}
+
+// perRelease says of each release how often it was called, in the order of the lanes.
+func perRelease(results []findings) []string {
+	var order []string
+	calls, methods := map[string]int{}, map[string]map[string]bool{}
+	for _, f := range results {
+		if !f.ran || f.lane.pkg == "" {
+			continue
+		}
+		language := "Python"
+		if f.lane.tool == "node" || f.lane.pkg == "cli" {
+			language = "JavaScript"
+		}
+		release := strings.TrimSpace(fmt.Sprintf("%s, %s %s", f.lane.pkg, language, f.version))
+		if methods[release] == nil {
+			order, methods[release] = append(order, release), map[string]bool{}
+		}
+		for _, t := range f.tests {
+			for m, n := range t.Calls {
+				calls[release] += n
+				methods[release][m] = true
+			}
+		}
+	}
+	var lines []string
+	for _, release := range order {
+		lines = append(lines, fmt.Sprintf("%-40s %6d calls of %3d methods", release, calls[release], len(methods[release])))
+	}
+	return lines
 }
 
 // gaps compares a lane with the register: every public method of the package has a row, every row a method, and each was used as meant

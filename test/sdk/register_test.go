@@ -130,3 +130,21 @@ func TestNodeVersions(t *testing.T) {
 		t.Error("a node that is not there fits")
 	}
 }
+
+func TestCallsPerRelease(t *testing.T) {
+	tested := func(calls map[string]int) []result { return []result{{Kind: "test", Outcome: "pass", Calls: calls}} }
+	asyncLane := lane{name: "python-newest-async", tool: "pytest", pkg: "e2b"}
+	got := perRelease([]findings{
+		{lane: pyLane, ran: true, version: "1.2.3", tests: tested(map[string]int{"Thing.do_it": 2, "Thing.new": 1})},
+		{lane: asyncLane, ran: true, version: "1.2.3", tests: tested(map[string]int{"Thing.do_it": 4})},
+		{lane: jsLane, ran: true, version: "1.2.3", tests: tested(map[string]int{"Thing.doIt": 5})},
+		{lane: lane{name: "bad-input"}, ran: true, tests: tested(map[string]int{"no package": 9})},
+	})
+	want := []string{"e2b, Python 1.2.3 7 calls of 2 methods", "e2b, JavaScript 1.2.3 5 calls of 1 methods"}
+	for i, line := range got {
+		got[i] = strings.Join(strings.Fields(line), " ")
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
