@@ -39,8 +39,8 @@ type stack struct {
 // How long the server may take: to build base where nobody did, to answer, and to stop.
 const (
 	buildTime = 10 * time.Minute
-	readyTime = 60 * time.Second
-	stopTime  = 40 * time.Second
+	readyTime = 2 * time.Minute
+	stopTime  = 2 * time.Minute
 )
 
 // networkBase is a range of its own, so that a server which already runs on this machine keeps its slots.

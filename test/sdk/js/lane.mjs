@@ -153,7 +153,7 @@ export function before(promise, ms, what) {
 }
 
 /** Polls until ask gives something true, and gives that back. */
-export async function until(what, ask, ms = 20_000) {
+export async function until(what, ask, ms = 60_000) {
   const end = Date.now() + ms
   for (;;) {
     const value = await ask()
@@ -203,7 +203,7 @@ export async function newFolder() {
 export function fetchRaw(url, { method = 'GET', headers = {}, body, edge = false } = {}) {
   const at = new URL(url)
   const [host, port] = edge ? env.LANE_EDGE.split(':') : [at.hostname, at.port]
-  const opts = { host, port, method, path: at.pathname + at.search, headers: { Host: at.host, ...headers }, timeout: 30_000 }
+  const opts = { host, port, method, path: at.pathname + at.search, headers: { Host: at.host, ...headers }, timeout: 60_000 }
   if (edge) Object.assign(opts, { servername: at.hostname, ca: env.LANE_CA ? readFileSync(env.LANE_CA) : undefined })
   return new Promise((done, refuse) => {
     const req = (edge ? secure : plain)(opts, (res) => {
@@ -215,7 +215,7 @@ export function fetchRaw(url, { method = 'GET', headers = {}, body, edge = false
       })
     })
     req.on('error', refuse)
-    req.on('timeout', () => req.destroy(new Error('no answer in 30 s')))
+    req.on('timeout', () => req.destroy(new Error('no answer in 60 s')))
     req.end(body)
   })
 }

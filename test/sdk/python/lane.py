@@ -123,7 +123,7 @@ class Spawned:
         else:
             self._future = asyncio.ensure_future(_settle(thunk))
 
-    async def result(self, timeout=30):
+    async def result(self, timeout=60):
         if not SYNC:
             return await asyncio.wait_for(self._future, timeout)
         try:
@@ -132,7 +132,7 @@ class Spawned:
             self._pool.shutdown(wait=False)
 
 
-async def until(what, check, timeout=20, every=0.1):
+async def until(what, check, timeout=60, every=0.1):
     """Poll until check gives something true, and give that back."""
     deadline = time.monotonic() + timeout
     while True:

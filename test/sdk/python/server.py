@@ -16,7 +16,7 @@ DOMAIN = os.environ.get("LANE_DOMAIN", "")  # its wildcard domain, with the port
 CA = os.environ.get("LANE_CA", "")  # certificate that signed the edge's
 
 # One client for all requests on the plain port: making one reads the system's certificates.
-CLIENT = httpx.Client(timeout=30)
+CLIENT = httpx.Client(timeout=60)
 
 
 def api(method, path, **kwargs):
@@ -44,7 +44,7 @@ def edge(url, method="GET", **kwargs):
     trust = ssl.create_default_context(cafile=CA or None)
     headers = {"Host": parts.netloc, **kwargs.pop("headers", {})}
     target = f"https://{EDGE}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")
-    with httpx.Client(verify=trust, timeout=30) as client:
+    with httpx.Client(verify=trust, timeout=60) as client:
         return client.request(method, target, headers=headers, extensions={"sni_hostname": parts.hostname}, **kwargs)
 
 

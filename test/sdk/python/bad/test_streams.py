@@ -13,7 +13,7 @@ import httpx
 
 import lane
 import server
-from wire import HOST, PORT, collect, descriptors, frame, memory, messages, start
+from wire import HOST, PORT, collect, descriptors, frame, memory, messages, start, typed
 
 GIB = 1 << 30
 
@@ -193,6 +193,8 @@ def test_upload_that_breaks_off(sbx):
         conn.sendall(f"POST /files?path=/home/user/half HTTP/1.1\r\nHost: {HOST}\r\n{head}\r\nhalf".encode())
         time.sleep(0.3)
     time.sleep(0.5)
+    typed(sbx.read("/home/user/half"), 404)
+    assert sbx.start("grep -rlsx half /home/user")["stdout"] == b"", "a part of it is left"
     sbx.answers()
 
 
