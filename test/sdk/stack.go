@@ -325,7 +325,8 @@ func (st *stack) stop(o options) error {
 	return nil
 }
 
-// endSandboxes kills what still runs. Tests that were cut off leave some.
+// endSandboxes kills what still runs. Tests that were cut off leave some, and generated requests may have put some into quarantine, which are
+// not killed but destroyed.
 func (st *stack) endSandboxes(ctx context.Context) error {
 	for range 20 {
 		res, err := st.ask(ctx, "GET", "/v2/sandboxes?limit=100")
@@ -340,7 +341,11 @@ func (st *stack) endSandboxes(ctx context.Context) error {
 			return nil
 		}
 		for _, sb := range listed {
-			if _, err := st.ask(ctx, "DELETE", "/sandboxes/"+sb.SandboxID); err != nil {
+			res, err := st.ask(ctx, "DELETE", "/sandboxes/"+sb.SandboxID)
+			if err == nil && res.StatusCode == http.StatusConflict {
+				_, err = st.ask(ctx, "DELETE", "/quarantine/"+sb.SandboxID)
+			}
+			if err != nil {
 				return fmt.Errorf("end sandbox %s: %w", sb.SandboxID, err)
 			}
 		}

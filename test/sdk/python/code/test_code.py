@@ -44,6 +44,17 @@ async def test_output_and_result(sbx):
 
 
 @works("code.run_code")
+async def test_large_outputs_arrive_whole(make_code):
+    """Several sandboxes answer with ten megabytes at a time, over and over."""
+    sandboxes = [await make_code() for _ in range(3)]
+    for _ in range(4):
+        answers = await lane.together(*(lambda s=s: s.run_code("print('0123456789' * 1_000_000)", timeout=60) for s in sandboxes))
+        for done in answers:
+            assert not isinstance(done, Exception), repr(done)
+            assert "".join(done.logs.stdout) == "0123456789" * 1_000_000 + "\n"
+
+
+@works("code.run_code")
 async def test_state_is_kept(sbx):
     await sbx.run_code("kept = [1, 2]")
     await sbx.run_code("kept.append(3)")
