@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
 export TARTARUS_BIN := $(CURDIR)/bin/tartarus
 
-.PHONY: test-hypnos build embedded demo test prerequisites lint test-race fuzz test-host test-vm test-e2e test-integrity test-sdk test-sdk-quick test-fleet stack stack-smoke bench clean
+.PHONY: test-hypnos build embedded demo test prerequisites lint test-race fuzz test-host test-vm test-e2e test-integrity test-sdk test-sdk-quick test-fleet soak stack stack-smoke bench clean
 
 build: embedded ## bin/tartarus, with the guest agent and the tiny userland inside
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/tartarus ./cmd/tartarus
@@ -75,6 +75,13 @@ test-sdk-quick: build ## the main job by the newest SDKs
 test-fleet: build ## control plane and nodes apart: sessions, stores on Redis and on a Cluster, two nodes cut off and healed
 	$(GO) test -p 1 -timeout 15m -count 1 ./internal/link ./internal/store/redis
 	$(GO) test -timeout 15m -count 1 -v -run . ./test/fleet
+
+# Fifty rounds of what each run of the tests does once: clients that give up, holders that die or stand still past their leases, connections that
+# are cut. Every history is checked for whether it could have happened one operation after the other.
+SOAK := TARTARUS_LONG_TESTS=1 $(GO) test -p 1 -timeout 2h -count 1 -v
+soak: ## queue and registry under faults for minutes, on SQLite, Redis and a Cluster
+	$(SOAK) -run '^Test(Queue|Registry)$$/histories' ./internal/store/sqlite
+	$(SOAK) -run '^Test(Suites|Cluster)$$/(queue|registry)/histories|^Test(HistoriesWithLostConnections|Failover|Promotion|Sentinel)$$' ./internal/store/redis
 
 stack: build ## the developer stack of docker-compose.yml by hand, until Ctrl-C
 	$(GO) run ./test/stack

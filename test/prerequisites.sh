@@ -8,6 +8,7 @@ want=(
   as:binutils                      # assembles the guest that virtual machine monitors are tested with
   mmdebstrap:mmdebstrap            # builds the base template
   nft:nftables                     # flushes rules behind a pool's back
+  ip:iproute2 nsenter:util-linux   # nodes in network namespaces of their own
   redis-server:redis-server        # the Redis stores are tested against the real one
   qemu-system-x86_64:qemu-system-x86 mkfs.ext4:e2fsprogs dpkg-deb:dpkg xz:xz-utils # virtual machines with a Linux guest
   python3:python3 node:nodejs npm:npm # run the published SDKs

@@ -75,6 +75,7 @@ func Control(ctx context.Context, cfg ControlConfig) (rep *Report, err error) {
 type plane struct {
 	dir      string
 	db       *sqlite.DB // the journal of the node, and the embedded store
+	redis    int        // the process, where that is the store
 	registry hades.Registry
 	queue    acheron.Queue
 	api      *olympus.Server
@@ -145,6 +146,7 @@ func (p *plane) startRedis(ctx context.Context) (string, error) {
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start redis-server: %w", err)
 	}
+	p.redis = cmd.Process.Pid
 	p.closers = append(p.closers, func() error {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // how it ended is known

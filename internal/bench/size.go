@@ -6,7 +6,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"runtime"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,15 +24,18 @@ import (
 // writersAtOnce fills the store's groups of commits.
 const writersAtOnce = 256
 
-// size fills the registry and measures what the API then costs: placing on all nodes, a page of a listing through HTTP, and the memory that
-// this process holds per sandbox.
+// size fills the registry and measures what the API then costs: placing on all nodes, a page of a listing through HTTP, and the memory
+// that each sandbox takes.
 func (p *plane) size(ctx context.Context, cfg ControlConfig) (*Report, error) {
 	rep := &Report{What: "control", Runtime: fake.Name, N: cfg.N, Concurrency: 1, Host: thisHost(), Extra: map[string]float64{
 		"nodes": float64(cfg.Nodes), "sandboxes": float64(cfg.Sandboxes),
 	}}
-	before := heap()
+	before, err := p.resident()
+	if err != nil {
+		return nil, err
+	}
 	began := time.Now()
-	err := many(ctx, cfg.Nodes, func(i int) error {
+	err = many(ctx, cfg.Nodes, func(i int) error {
 		return p.registry.PutNode(ctx, hades.Node{
 			Name: fmt.Sprintf("n%05d", i), Version: "bench", Runtimes: map[string]hades.Runtime{"gvisor": {Tier: tartarus.TierUserKernel}},
 			Capacity: tartarus.Resources{VCPU: 256, MemoryMB: 1 << 20, DiskMB: 10 << 20}, Allocated: tartarus.Resources{VCPU: i % 200}, Sandboxes: i % 200,
@@ -72,7 +78,11 @@ func (p *plane) size(ctx context.Context, cfg ControlConfig) (*Report, error) {
 	rep.Extra["list_page_ms"] = quantile(pages, 50)
 	rep.Extra["list_page_p99_ms"] = quantile(pages, 99)
 	if cfg.Sandboxes > 0 {
-		rep.Extra["bytes_per_sandbox"] = round(max(0, float64(heap())-float64(before)) / float64(cfg.Sandboxes))
+		after, err := p.resident()
+		if err != nil {
+			return nil, err
+		}
+		rep.Extra["bytes_per_sandbox"] = round(float64(max(0, after-before)) / float64(cfg.Sandboxes))
 	}
 	return rep, nil
 }
@@ -164,11 +174,25 @@ func (p *plane) pages(ctx context.Context, cfg ControlConfig, rep *Report) ([]ti
 	return took, nil
 }
 
-// heap is what this process holds after a collection, what stacks and buffers take included.
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC() // what the first one's finalizers let go
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapInuse + m.StackInuse
+// resident is the memory of this process after a collection, and of the redis-server where that is the store. Files that are mapped do not count.
+func (p *plane) resident() (bytes int64, err error) {
+	debug.FreeOSMemory()
+	pids := []int{os.Getpid()}
+	if p.redis != 0 {
+		pids = append(pids, p.redis)
+	}
+	for _, pid := range pids {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			return 0, fmt.Errorf("measure memory: %w", err)
+		}
+		_, rest, _ := strings.Cut(string(status), "\nRssAnon:")
+		line, _, _ := strings.Cut(rest, "kB")
+		kb, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("measure memory: %w", err)
+		}
+		bytes += kb << 10
+	}
+	return bytes, nil
 }

@@ -28,6 +28,13 @@ func TestCluster(t *testing.T) {
 	t.Run("queue", func(t *testing.T) { storetest.Queue(t, clusterSubject(nodes, queueOf)) })
 	t.Run("policies", func(t *testing.T) { storetest.Policies(t, clusterSubject(nodes, policiesOf)) })
 	t.Run("keys", func(t *testing.T) { storetest.Keys(t, clusterSubject(nodes, keysOf)) })
+	t.Run("shelf", func(t *testing.T) { storetest.Shelf(t, clusterSubject(nodes, shelfOf)) })
+	t.Run("secrets", func(t *testing.T) { storetest.Secrets(t, clusterSubject(nodes, secretsOf)) })
+	t.Run("volumes", func(t *testing.T) { storetest.Volumes(t, clusterSubject(nodes, volumesOf)) })
+	t.Run("quotas", func(t *testing.T) {
+		storetest.Quotas(t, clusterSubject(nodes, func(db *DB) storetest.Counted { return storetest.Counted{Shelf: db.Shelf(), Registry: db.Registry()} }))
+	})
+	t.Run("vault", func(t *testing.T) { storetest.Vault(t, clusterSubject(nodes, vaultOf)) })
 	t.Run("keys are spread", func(t *testing.T) {
 		for _, n := range nodes {
 			c := goredis.NewClient(&goredis.Options{Addr: n.addr(), Protocol: 2})

@@ -20,12 +20,12 @@ import (
 // proxy stands between a client and its server and can lose connections, or swallow what comes through.
 type proxy struct {
 	listener net.Listener
-	target   string
 	black    atomic.Bool
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool
-	wg    sync.WaitGroup
+	mu     sync.Mutex
+	target string
+	conns  map[net.Conn]bool
+	wg     sync.WaitGroup
 }
 
 func startProxy(t testing.TB, target string) *proxy {
@@ -50,7 +50,10 @@ func (p *proxy) accept() {
 		if err != nil {
 			return
 		}
-		out, err := net.Dial("tcp", p.target)
+		p.mu.Lock()
+		target := p.target
+		p.mu.Unlock()
+		out, err := net.Dial("tcp", target)
 		if err != nil {
 			in.Close()
 			continue
@@ -81,6 +84,13 @@ func (p *proxy) carry(from, to net.Conn) {
 			return
 		}
 	}
+}
+
+// aim sends new connections elsewhere.
+func (p *proxy) aim(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
 }
 
 // drop cuts every connection.
