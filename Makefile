@@ -52,6 +52,13 @@ test-vm: build ## virtual machines: real monitors under their jails, with a Linu
 	@log=$$(mktemp); $(GO) test -p 1 -timeout 45m -count 1 -v ./internal/vmm/firecracker ./internal/vmm/qemu >$$log 2>&1; rc=$$?; \
 	if [ $$rc = 0 ]; then grep -E '^ +vmmtest.go:[0-9]+: row |^--- SKIP|^ +[a-z_]+.go:[0-9]+: (driver|needs|test/)|^(ok|FAIL)' $$log; else cat $$log; fi; rm -f $$log; exit $$rc
 
+# Needs /dev/kvm of real hardware, root, and firecracker with jailer; where that is missing every test of it is skipped and says why.
+test-kvm: build ## Firecracker with Linux guests, where KVM can run one: the driver's promises, and a sandbox's life through the API
+	@./dev-setup.sh kernel || echo "no kernel for virtual machines" >&2
+	@bin/tartarus doctor | grep -E '/dev/kvm|firecracker' || true
+	$(GO) test -timeout 20m -count 1 -v -run '^TestLinuxGuest$$' ./internal/vmm/firecracker
+	PATH="$$(test/firecracker.sh):$$PATH" TARTARUS_TEST_RUNTIME=firecracker $(GO) test -timeout 20m -count 1 -v -run '^TestVirtualMachine$$' ./test/e2e
+
 test-e2e: build ## the built program as its users run it
 	$(GO) test -p 1 -timeout 15m -count 1 ./test/e2e ./test/script
 

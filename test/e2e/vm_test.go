@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -41,16 +42,17 @@ func (s *server) needRuntime(name string) (tier string) {
 	return ""
 }
 
-// TestVirtualMachine is a sandbox's life on a kernel of its own, through the API: created, used, paused, resumed by another server, killed.
+// TestVirtualMachine is, with TARTARUS_TEST_RUNTIME instead of QEMU, a sandbox's life on a kernel of its own, through the API: created, used, paused, resumed by another server, killed.
 func TestVirtualMachine(t *testing.T) {
 	s := newServer(t, "TARTARUS_WARM_MEMORY=0")
-	tier := s.needRuntime("qemu")
+	runtime := cmp.Or(os.Getenv("TARTARUS_TEST_RUNTIME"), "qemu")
+	tier := s.needRuntime(runtime)
 	memory, cpus := int64(256), int64(1)
 	var both [2]*api.Sandbox
 	var wg sync.WaitGroup
 	for i := range both {
 		wg.Go(func() {
-			both[i] = s.create(func(n *api.NewSandbox) { n.Runtime, n.MemoryMB, n.CPUCount = "qemu", &memory, &cpus })
+			both[i] = s.create(func(n *api.NewSandbox) { n.Runtime, n.MemoryMB, n.CPUCount = runtime, &memory, &cpus })
 		})
 	}
 	wg.Wait()
@@ -62,7 +64,7 @@ func TestVirtualMachine(t *testing.T) {
 	if out := s.sh(id, "cat /proc/version"); !strings.HasPrefix(out, "Linux version ") || strings.Contains(out, "gVisor") {
 		t.Errorf("the kernel says %q", out)
 	}
-	if out, code := s.cli("ps"); code != 0 || strings.Count(out, "qemu") != 2 || !strings.Contains(out, tier) {
+	if out, code := s.cli("ps"); code != 0 || strings.Count(out, runtime) != 2 || !strings.Contains(out, tier) {
 		t.Errorf("ps shows neither runtime nor tier %s:\n%s", tier, out)
 	}
 	if out, code := s.cli("exec", id, "--", "sh", "-c", "exit 7"); code != 7 {

@@ -27,7 +27,7 @@ import (
 func TestMain(m *testing.M) {
 	pagefault.Main(map[string]pagefault.Opener{"slow": openSlow})
 	beElsewhere()
-	vmmtest.Manager(factory())
+	vmmtest.Manager(used())
 	code := m.Run()
 	vmmtest.Clean()
 	if code == 0 {

@@ -4,6 +4,7 @@ package linux
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -31,8 +33,8 @@ type Kernel struct {
 
 // Find finds the kernel; tartarus.Unsupported where there is none.
 func (k *Kernel) Find() (kernel.Kernel, error) {
-	missing := errors.New("no place for one is named")
-	for i, path := range k.Places {
+	var missing []string
+	for _, path := range k.Places {
 		open := kernel.Open
 		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() {
 			open = kernel.OpenFile
@@ -44,12 +46,9 @@ func (k *Kernel) Find() (kernel.Kernel, error) {
 		if !tartarus.Is(err, tartarus.NotFound) {
 			return kernel.Kernel{}, err
 		}
-		if i == 0 {
-			missing = nil
-		}
-		missing = errors.Join(missing, err)
+		missing = append(missing, path)
 	}
-	return kernel.Kernel{}, tartarus.Errorf(tartarus.Unsupported, "there is no guest kernel: %w", missing)
+	return kernel.Kernel{}, tartarus.Errorf(tartarus.Unsupported, "there is no guest kernel, vmlinux or vmlinuz, in %s", cmp.Or(strings.Join(missing, ", "), "any place that is named"))
 }
 
 // Prepare returns the files to boot, an uncompressed kernel and an initramfs: 0.2 s the first time for a kernel, and nothing later. They are
