@@ -50,6 +50,16 @@ type Error struct {
 	Code       string        // stable machine-readable detail, optional
 	RetryAfter time.Duration // how long to wait before a retry may help; 0 when unknown
 	Err        error         // the cause, for logs and errors.Is
+	Causes     []Cause       // of a refusal by judges, one by one
+}
+
+// Cause is one reason why a judge refused.
+type Cause struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Judge   string `json:"judge,omitempty"`
+	Rule    string `json:"rule,omitempty"`
+	Policy  string `json:"policyVersion,omitempty"` // name@version
 }
 
 func (e *Error) Error() string { return e.Message }

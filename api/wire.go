@@ -26,6 +26,8 @@ type Error struct {
 	Code      int    `json:"code"` // the HTTP status again
 	Message   string `json:"message"`
 	ErrorCode string `json:"error_code,omitempty"` // the kind of error, or a finer stable code
+	// Reasons are what the judges said one by one, where they refused.
+	Reasons []Reason `json:"reasons,omitempty"`
 }
 
 // NewSandbox is the body of a create. Absent fields take the server's defaults.

@@ -43,6 +43,9 @@ func answerError(status int, header http.Header, raw []byte) *tartarus.Error {
 	if status == http.StatusBadGateway && strings.Contains(body.Message, "port is not open") {
 		e.Kind = tartarus.PortClosed
 	}
+	for _, r := range body.Reasons {
+		e.Causes = append(e.Causes, tartarus.Cause(r))
+	}
 	if e.Message == "" {
 		e.Message = "the server answered " + strconv.Itoa(status) + " " + http.StatusText(status)
 	}

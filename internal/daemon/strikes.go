@@ -25,6 +25,15 @@ func (d *Daemon) strikes(p *parts) func(context.Context, typhon.Strike) (string,
 	return func(ctx context.Context, s typhon.Strike) (string, error) { return d.strike(ctx, p, s) }
 }
 
+// strikeCount tells policies of the strikes that still count.
+func (d *Daemon) strikeCount(p *parts) func(ctx context.Context, tenant, template string) (int64, int64, error) {
+	ledger := typhon.NewLedger(p.kept.vault, d.cfg.Typhon.rule())
+	return func(ctx context.Context, tenant, template string) (int64, int64, error) {
+		n, err := ledger.Count(ctx, tenant, template, "")
+		return int64(n.Tenant), int64(n.Template), err
+	}
+}
+
 // strike counts what a sandbox did, and says why it has to go into quarantine for it. That is on record before it happens.
 func (d *Daemon) strike(ctx context.Context, p *parts, s typhon.Strike) (string, error) {
 	why, err := typhon.NewLedger(p.kept.vault, d.cfg.Typhon.rule()).Strike(ctx, s)

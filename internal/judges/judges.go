@@ -77,6 +77,18 @@ type Verdict struct {
 	RetryAfter time.Duration `json:"-"`                       // when a refused request may be let in; 0 when unknown
 }
 
+// causes are the verdict's reasons with its judge; one that gave none in parts has one.
+func (v Verdict) causes() []tartarus.Cause {
+	if len(v.Reasons) == 0 {
+		return []tartarus.Cause{{Code: string(v.Kind), Message: v.Reason, Judge: v.Judge}}
+	}
+	out := make([]tartarus.Cause, len(v.Reasons))
+	for i, r := range v.Reasons {
+		out[i] = tartarus.Cause{Code: r.Code, Message: r.Message, Judge: v.Judge, Rule: r.Rule, Policy: r.Policy}
+	}
+	return out
+}
+
 // Reason is one of the causes of a verdict.
 type Reason struct {
 	Code    string `json:"code"`
@@ -165,6 +177,7 @@ func (c *Chain) Try(ctx context.Context, r Request) (Outcome, error) {
 	out := Outcome{Request: r, Verdicts: make([]Verdict, 0, len(c.judges))}
 	var kind tartarus.Kind
 	var reasons []string
+	var causes []tartarus.Cause
 	code, wait := "", time.Duration(0)
 	for _, j := range c.judges {
 		asked := r.clone()
@@ -180,13 +193,14 @@ func (c *Chain) Try(ctx context.Context, r Request) (Outcome, error) {
 			}
 			wait = max(wait, v.RetryAfter)
 			reasons = append(reasons, v.Reason)
+			causes = append(causes, v.causes()...)
 		}
 	}
 	if kind == "" {
 		return out, nil
 	}
 	c.Undo(ctx, r) // a judge that did not answer in time may have taken something all the same
-	return out, &tartarus.Error{Kind: kind, Code: code, Message: strings.Join(reasons, "; "), RetryAfter: wait}
+	return out, &tartarus.Error{Kind: kind, Code: code, Message: strings.Join(reasons, "; "), RetryAfter: wait, Causes: causes}
 }
 
 // Undo lets go of what a request took that was allowed and came to nothing. It does not wait.

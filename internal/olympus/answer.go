@@ -69,7 +69,14 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if code == "" {
 		code = string(e.Kind)
 	}
-	writeJSON(w, status, api.Error{Code: status, Message: e.Message, ErrorCode: code})
+	writeJSON(w, status, api.Error{Code: status, Message: e.Message, ErrorCode: code, Reasons: causesOf(e)})
+}
+
+func causesOf(e *tartarus.Error) (out []api.Reason) {
+	for _, c := range e.Causes {
+		out = append(out, api.Reason(c))
+	}
+	return out
 }
 
 // refuse answers with a status that no kind stands for.

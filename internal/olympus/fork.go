@@ -105,7 +105,7 @@ func forkError(err error) *api.Error {
 	if code == "" {
 		code = string(e.Kind)
 	}
-	return &api.Error{Code: status, Message: e.Message, ErrorCode: code}
+	return &api.Error{Code: status, Message: e.Message, ErrorCode: code, Reasons: causesOf(e)}
 }
 
 // forkOne starts one clone on the source's node, as the source is but with an identity, tokens and a life of its own.

@@ -46,6 +46,8 @@ type Config struct {
 	// Policies are the documents that the judges hold requests against, and Themis runs them; nil has none.
 	Policies themis.Store
 	Themis   *themis.Engine
+	// Strikes counts what sandboxes of a tenant, and of one of its templates, did that looks like breaking out; nil counts none.
+	Strikes func(ctx context.Context, tenant, template string) (ofTenant, ofTemplate int64, err error)
 	// Shelf keeps tenants and when keys were used; nil keeps neither.
 	Shelf shelf.Store
 	// Quotas counts what tenants hold, for the judges; nil counts nothing.

@@ -22,7 +22,9 @@ func (s *Server) wish(ctx context.Context, what judges.Action, who caller, spec 
 	if found, err := s.templates.resolve(ctx, spec.Tenant, spec.TemplateID, who.now); err == nil {
 		r.Template = judges.Template{ID: found.ID, Names: found.Names, Digest: found.Digest, Recipe: found.Recipe}
 	}
-	r.History = func(ctx context.Context) (themis.HistoryInput, error) { return s.history(ctx, spec.Tenant) }
+	r.History = func(ctx context.Context) (themis.HistoryInput, error) {
+		return s.history(ctx, spec.Tenant, spec.TemplateID)
+	}
 	return r, nil
 }
 
@@ -40,7 +42,7 @@ func (s *Server) held(ctx context.Context, what judges.Action, sb tartarus.Sandb
 const maxHistory = 1000
 
 // history is what a tenant did before, while the registry remembers it.
-func (s *Server) history(ctx context.Context, name string) (out themis.HistoryInput, err error) {
+func (s *Server) history(ctx context.Context, name, template string) (out themis.HistoryInput, err error) {
 	page, err := s.cfg.Registry.ListSandboxes(ctx, hades.Query{Tenant: name, Phases: tartarus.Phases, Limit: maxHistory})
 	if err != nil {
 		return out, err
@@ -50,11 +52,17 @@ func (s *Server) history(ctx context.Context, name string) (out themis.HistoryIn
 		switch {
 		case !sb.Phase.Ended():
 			out.Running++
+			if sb.Phase != tartarus.Paused {
+				out.VCPU += int64(sb.Resources.VCPU)
+			}
 		case sb.Phase == tartarus.Failed, sb.Reason == tartarus.ReasonPolicy:
 			out.Failed++
 		}
 	}
-	return out, nil
+	if s.cfg.Strikes != nil {
+		out.Strikes, out.TemplateStrikes, err = s.cfg.Strikes(ctx, name, template)
+	}
+	return out, err
 }
 
 // errNoQuarantine refuses what may only run apart from everything else, of a sandbox that does not: it cannot become so.

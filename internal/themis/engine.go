@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,6 +65,7 @@ type EngineConfig struct {
 // Engine has the policies of the store ready to run. While the store is away, the last good version of each stays in force.
 type Engine struct {
 	cfg  EngineConfig
+	mu   sync.Mutex // of Load: what was read later is never replaced by what was read before
 	now  atomic.Pointer[set]
 	sick atomic.Bool // the trouble with the store was logged
 }
@@ -126,6 +128,8 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) Load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	revision, err := e.cfg.Store.Revision(ctx)
 	if err != nil {
 		return err
@@ -274,7 +278,7 @@ func (c *Compiled) ask(in *Input, effect *Effect) (reasons []Reason) {
 		}
 		reasons = append(reasons, Reason{Code: code, Message: message, Rule: rule, Policy: c.Source()})
 	}
-	if in.FindHistory != nil && (c.uses["history.creates"] || c.uses["history.running"] || c.uses["history.failed"]) {
+	if in.FindHistory != nil && c.history {
 		h, err := in.FindHistory()
 		if err != nil {
 			add(Deny, "history_unknown", "history", "what the tenant did before cannot be found out now")

@@ -74,6 +74,10 @@ type HistoryInput struct {
 	Creates int64 `yaml:"creates,omitempty" json:"creates"` // sandboxes, up to 1000
 	Running int64 `yaml:"running,omitempty" json:"running"` // of these, such as have not ended
 	Failed  int64 `yaml:"failed,omitempty" json:"failed"`   // of these, such as ended for another cause than time or somebody's wish
+	VCPU    int64 `yaml:"vcpu,omitempty" json:"vcpu"`       // processors of those that run
+
+	Strikes         int64 `yaml:"strikes,omitempty" json:"strikes"`                 // of the tenant's sandboxes, such as still count
+	TemplateStrikes int64 `yaml:"templateStrikes,omitempty" json:"templateStrikes"` // of these, by the template that is asked for
 }
 
 // variable is a name in expressions: its type, and where its value is.
@@ -90,47 +94,51 @@ var (
 // variables are declared by their whole names, so that a slip of the pen is found when a policy is compiled, and a value is found without
 // looking through maps when it runs.
 var variables = map[string]variable{
-	"now":                   {cel.TimestampType, func(in *Input) any { return in.Now }},
-	"request.action":        {cel.StringType, func(in *Input) any { return in.Request.Action }},
-	"request.vcpu":          {cel.IntType, func(in *Input) any { return in.Request.VCPU }},
-	"request.memoryMB":      {cel.IntType, func(in *Input) any { return in.Request.MemoryMB }},
-	"request.diskMB":        {cel.IntType, func(in *Input) any { return in.Request.DiskMB }},
-	"request.timeout":       {cel.DurationType, func(in *Input) any { return in.Request.Timeout }},
-	"request.runtime":       {cel.StringType, func(in *Input) any { return in.Request.Runtime }},
-	"request.tier":          {cel.StringType, func(in *Input) any { return in.Request.Tier }},
-	"request.metadata":      {stringMap, func(in *Input) any { return in.Request.Metadata }},
-	"request.envNames":      {stringList, func(in *Input) any { return in.Request.EnvNames }},
-	"request.internet":      {cel.BoolType, func(in *Input) any { return in.Request.Internet }},
-	"request.allow":         {stringList, func(in *Input) any { return in.Request.Allow }},
-	"request.deny":          {stringList, func(in *Input) any { return in.Request.Deny }},
-	"request.allEgress":     {cel.BoolType, func(in *Input) any { return in.Request.AllEgress }},
-	"request.headerDomains": {stringList, func(in *Input) any { return in.Request.HeaderDomains }},
-	"request.secrets":       {stringList, func(in *Input) any { return in.Request.Secrets }},
-	"request.tokens":        {stringList, func(in *Input) any { return in.Request.Tokens }},
-	"request.egressProxy":   {cel.StringType, func(in *Input) any { return in.Request.EgressProxy }},
-	"request.nameServers":   {stringList, func(in *Input) any { return in.Request.NameServers }},
-	"request.volumes":       {stringList, func(in *Input) any { return in.Request.Volumes }},
-	"request.publicTraffic": {cel.BoolType, func(in *Input) any { return in.Request.PublicTraffic }},
-	"request.autoPause":     {cel.BoolType, func(in *Input) any { return in.Request.AutoPause }},
-	"tenant.name":           {cel.StringType, func(in *Input) any { return in.Tenant.Name }},
-	"tenant.labels":         {stringMap, func(in *Input) any { return in.Tenant.Labels }},
-	"template.id":           {cel.StringType, func(in *Input) any { return in.Template.ID }},
-	"template.names":        {stringList, func(in *Input) any { return in.Template.Names }},
-	"template.digest":       {cel.StringType, func(in *Input) any { return in.Template.Digest }},
-	"template.image":        {cel.StringType, func(in *Input) any { return in.Template.Image }},
-	"template.registry":     {cel.StringType, func(in *Input) any { return in.Template.Registry }},
-	"template.pinned":       {cel.BoolType, func(in *Input) any { return in.Template.Pinned }},
-	"key.id":                {cel.StringType, func(in *Input) any { return in.Key.ID }},
-	"key.name":              {cel.StringType, func(in *Input) any { return in.Key.Name }},
-	"key.role":              {cel.StringType, func(in *Input) any { return in.Key.Role }},
-	"history.creates":       {cel.IntType, func(in *Input) any { return in.History.Creates }},
-	"history.running":       {cel.IntType, func(in *Input) any { return in.History.Running }},
-	"history.failed":        {cel.IntType, func(in *Input) any { return in.History.Failed }},
+	"now":                     {cel.TimestampType, func(in *Input) any { return in.Now }},
+	"request.action":          {cel.StringType, func(in *Input) any { return in.Request.Action }},
+	"request.vcpu":            {cel.IntType, func(in *Input) any { return in.Request.VCPU }},
+	"request.memoryMB":        {cel.IntType, func(in *Input) any { return in.Request.MemoryMB }},
+	"request.diskMB":          {cel.IntType, func(in *Input) any { return in.Request.DiskMB }},
+	"request.timeout":         {cel.DurationType, func(in *Input) any { return in.Request.Timeout }},
+	"request.runtime":         {cel.StringType, func(in *Input) any { return in.Request.Runtime }},
+	"request.tier":            {cel.StringType, func(in *Input) any { return in.Request.Tier }},
+	"request.metadata":        {stringMap, func(in *Input) any { return in.Request.Metadata }},
+	"request.envNames":        {stringList, func(in *Input) any { return in.Request.EnvNames }},
+	"request.internet":        {cel.BoolType, func(in *Input) any { return in.Request.Internet }},
+	"request.allow":           {stringList, func(in *Input) any { return in.Request.Allow }},
+	"request.deny":            {stringList, func(in *Input) any { return in.Request.Deny }},
+	"request.allEgress":       {cel.BoolType, func(in *Input) any { return in.Request.AllEgress }},
+	"request.headerDomains":   {stringList, func(in *Input) any { return in.Request.HeaderDomains }},
+	"request.secrets":         {stringList, func(in *Input) any { return in.Request.Secrets }},
+	"request.tokens":          {stringList, func(in *Input) any { return in.Request.Tokens }},
+	"request.egressProxy":     {cel.StringType, func(in *Input) any { return in.Request.EgressProxy }},
+	"request.nameServers":     {stringList, func(in *Input) any { return in.Request.NameServers }},
+	"request.volumes":         {stringList, func(in *Input) any { return in.Request.Volumes }},
+	"request.publicTraffic":   {cel.BoolType, func(in *Input) any { return in.Request.PublicTraffic }},
+	"request.autoPause":       {cel.BoolType, func(in *Input) any { return in.Request.AutoPause }},
+	"tenant.name":             {cel.StringType, func(in *Input) any { return in.Tenant.Name }},
+	"tenant.labels":           {stringMap, func(in *Input) any { return in.Tenant.Labels }},
+	"template.id":             {cel.StringType, func(in *Input) any { return in.Template.ID }},
+	"template.names":          {stringList, func(in *Input) any { return in.Template.Names }},
+	"template.digest":         {cel.StringType, func(in *Input) any { return in.Template.Digest }},
+	"template.image":          {cel.StringType, func(in *Input) any { return in.Template.Image }},
+	"template.registry":       {cel.StringType, func(in *Input) any { return in.Template.Registry }},
+	"template.pinned":         {cel.BoolType, func(in *Input) any { return in.Template.Pinned }},
+	"key.id":                  {cel.StringType, func(in *Input) any { return in.Key.ID }},
+	"key.name":                {cel.StringType, func(in *Input) any { return in.Key.Name }},
+	"key.role":                {cel.StringType, func(in *Input) any { return in.Key.Role }},
+	"history.creates":         {cel.IntType, func(in *Input) any { return in.History.Creates }},
+	"history.running":         {cel.IntType, func(in *Input) any { return in.History.Running }},
+	"history.failed":          {cel.IntType, func(in *Input) any { return in.History.Failed }},
+	"history.vcpu":            {cel.IntType, func(in *Input) any { return in.History.VCPU }},
+	"history.strikes":         {cel.IntType, func(in *Input) any { return in.History.Strikes }},
+	"history.templateStrikes": {cel.IntType, func(in *Input) any { return in.History.TemplateStrikes }},
 }
 
 // environment is the one that all expressions are compiled in.
 var environment = sync.OnceValues(func() (*cel.Env, error) {
-	options := make([]cel.EnvOption, 0, len(variables))
+	options := make([]cel.EnvOption, 0, len(variables)+1)
+	options = append(options, cel.OptionalTypes()) // labels[?"name"].orValue("")
 	for name, v := range variables {
 		options = append(options, cel.Variable(name, v.kind))
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strings"
 
 	"cel.dev/cel-go/cel"
 	"gopkg.in/yaml.v3"
@@ -93,7 +94,7 @@ type Compiled struct {
 	Version int64
 	rules   []compiledRule
 	score   cel.Program
-	uses    map[string]bool // variables that its expressions name
+	history bool // its expressions ask what the tenant did before
 }
 
 type compiledRule struct {
@@ -174,7 +175,7 @@ func Compile(body []byte, version int64) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Compiled{Policy: p, Version: version, uses: map[string]bool{}}
+	c := &Compiled{Policy: p, Version: version}
 	for _, r := range p.Rules {
 		program, err := c.expression(r.When, cel.BoolType)
 		if err != nil {
@@ -210,9 +211,7 @@ func (c *Compiled) expression(text string, want *cel.Type) (cel.Program, error) 
 		return nil, fmt.Errorf("line 1, column 1: it gives %s, not %s", ast.OutputType(), want)
 	}
 	for _, ref := range ast.NativeRep().ReferenceMap() {
-		if ref.Name != "" {
-			c.uses[ref.Name] = true
-		}
+		c.history = c.history || strings.HasPrefix(ref.Name, "history.")
 	}
 	return env.Program(ast, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
 }

@@ -55,6 +55,7 @@ func TestSuites(t *testing.T) {
 	t.Run("shelf", func(t *testing.T) { storetest.Shelf(t, subject(s, shelfOf)) })
 	t.Run("secrets", func(t *testing.T) { storetest.Secrets(t, subject(s, secretsOf)) })
 	t.Run("volumes", func(t *testing.T) { storetest.Volumes(t, subject(s, volumesOf)) })
+	t.Run("reload", func(t *testing.T) { storetest.Reload(t, subject(s, policiesOf)) })
 	t.Run("quotas", func(t *testing.T) {
 		storetest.Quotas(t, subject(s, func(db *DB) storetest.Counted { return storetest.Counted{Shelf: db.Shelf(), Registry: db.Registry()} }))
 	})

@@ -90,6 +90,10 @@ func TestShelf(t *testing.T) {
 	storetest.Shelf(t, subject(func(db *DB) shelf.Store { return db.Shelf() }))
 }
 
+func TestReload(t *testing.T) {
+	storetest.Reload(t, subject(func(db *DB) themis.Store { return db.Policies() }))
+}
+
 func TestQuotas(t *testing.T) {
 	storetest.Quotas(t, subject(func(db *DB) storetest.Counted { return storetest.Counted{Shelf: db.Shelf(), Registry: db.Registry()} }))
 }
