@@ -186,6 +186,15 @@ func (c *Client) Release(ctx context.Context, id, reason string) error {
 	return c.do(ctx, http.MethodPost, "/quarantine/"+url.PathEscape(id)+"/release", nil, nil, api.QuarantineRequest{Reason: reason}, nil)
 }
 
+// Examine looks at the disk of a sandbox in quarantine, in a new machine without network.
+func (c *Client) Examine(ctx context.Context, id string) (*tartarus.Inspection, error) {
+	var out tartarus.Inspection
+	if err := c.do(ctx, http.MethodPost, "/quarantine/"+url.PathEscape(id)+"/inspections", nil, nil, nil, &out); err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
 // Destroy ends a sandbox in quarantine. Its evidence stays.
 func (c *Client) Destroy(ctx context.Context, id string) error {
 	return c.do(ctx, http.MethodDelete, "/quarantine/"+url.PathEscape(id), nil, nil, nil, nil)

@@ -25,7 +25,7 @@ A sandbox in quarantine does not run out of time. It is released by another oper
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(quarantineAddCommand(e), quarantineListCommand(e), quarantineShowCommand(e), quarantineEvidenceCommand(e),
+	cmd.AddCommand(quarantineAddCommand(e), quarantineListCommand(e), quarantineShowCommand(e), quarantineEvidenceCommand(e), quarantineInspectCommand(e),
 		quarantineReleaseCommand(e), quarantineDestroyCommand(e))
 	return cmd
 }
@@ -118,27 +118,32 @@ func (x *exhibit) print(w io.Writer) {
 	fmt.Fprintf(w, "used       %s of processor time, %s of memory, %s of disk\n", v.Usage.CPU.Round(time.Millisecond), size(v.Usage.MemoryBytes), size(v.Usage.DiskBytes))
 	fmt.Fprintf(w, "refused    %d packets, %s\n", v.Refused.Packets, size(int64(v.Refused.Bytes)))
 	fmt.Fprintf(w, "audit      %d records\n", len(x.Audit))
-	if g := v.Guest; g != nil {
-		fmt.Fprintf(w, "\nprocesses  %d\n", len(g.Processes))
-		for _, p := range g.Processes {
-			fmt.Fprintf(w, "  %6d uid %d %s %q\n", p.PID, p.UID, p.State, strings.Join(p.Argv, " "))
-		}
-		fmt.Fprintf(w, "\nsockets    %d\n", len(g.Sockets))
-		for _, s := range g.Sockets {
-			fmt.Fprintf(w, "  %-5s %s -> %s %s\n", s.Proto, s.Local, s.Remote, s.State)
-		}
-		files := slices.Clone(g.Files)
-		slices.SortStableFunc(files, func(a, b tartarus.GuestFile) int { return weight(b) - weight(a) })
-		fmt.Fprintf(w, "\nfiles changed  %d, setuid and programs first\n", len(files))
-		for _, f := range files[:min(len(files), shownFiles)] {
-			fmt.Fprintf(w, "  %s %d:%d %8s %.12s %q\n", f.Mode, f.UID, f.GID, size(f.Size), f.SHA256, f.Path)
-		}
-		if g.Truncated {
-			fmt.Fprintln(w, "  the guest had more to show than there was time or room for")
-		}
+	if v.Guest != nil {
+		printInspection(w, *v.Guest)
 	}
 	for _, n := range v.Notes {
 		fmt.Fprintf(w, "note       %q\n", n)
+	}
+}
+
+// printInspection shows processes, sockets and files; what stands out comes first.
+func printInspection(w io.Writer, g tartarus.Inspection) {
+	fmt.Fprintf(w, "\nprocesses  %d\n", len(g.Processes))
+	for _, p := range g.Processes {
+		fmt.Fprintf(w, "  %6d uid %d %s %q\n", p.PID, p.UID, p.State, strings.Join(p.Argv, " "))
+	}
+	fmt.Fprintf(w, "\nsockets    %d\n", len(g.Sockets))
+	for _, s := range g.Sockets {
+		fmt.Fprintf(w, "  %-5s %s -> %s %s\n", s.Proto, s.Local, s.Remote, s.State)
+	}
+	files := slices.Clone(g.Files)
+	slices.SortStableFunc(files, func(a, b tartarus.GuestFile) int { return weight(b) - weight(a) })
+	fmt.Fprintf(w, "\nfiles changed  %d, setuid and programs first\n", len(files))
+	for _, f := range files[:min(len(files), shownFiles)] {
+		fmt.Fprintf(w, "  %s %d:%d %8s %.12s %q\n", f.Mode, f.UID, f.GID, size(f.Size), f.SHA256, f.Path)
+	}
+	if g.Truncated {
+		fmt.Fprintln(w, "  the guest had more to show than there was time or room for")
 	}
 }
 
@@ -197,6 +202,27 @@ func quarantineDestroyCommand(e *Env) *cobra.Command {
 		Use: "destroy ID", Short: "End a sandbox in quarantine; its evidence stays", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.withClient(func(cl *client.Client) error { return cl.Destroy(cmd.Context(), args[0]) })
+		},
+	}
+}
+
+func quarantineInspectCommand(e *Env) *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect ID", Short: "Look at the disk of a sandbox, which stays frozen", Args: cobra.ExactArgs(1),
+		Long: `Look at the disk of a sandbox in quarantine. It stays frozen: a copy of its writable layer is put under a new machine without network, which
+lists every changed file with its hash, setuid programs first, and is thrown away. Processes and sockets are those from before the freeze.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.withClient(func(cl *client.Client) error {
+				in, err := cl.Examine(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if e.JSON {
+					return e.printJSON(in)
+				}
+				printInspection(e.Stdout, *in)
+				return nil
+			})
 		},
 	}
 }

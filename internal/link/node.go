@@ -87,6 +87,7 @@ func nodeMethods(n Node) map[string]method {
 		"quarantine": typed(func(ctx context.Context, a quarantineArgs) (any, error) { return n.Quarantine(ctx, a.ID, a.Quarantine) }),
 		"release":    typed(func(ctx context.Context, a idArgs) (any, error) { return n.Release(ctx, a.ID) }),
 		"evidence":   typed(func(ctx context.Context, a idArgs) (any, error) { return n.Evidence(ctx, a.ID) }),
+		"examine":    typed(func(ctx context.Context, a idArgs) (any, error) { return n.Examine(ctx, a.ID) }),
 		"describe":   typed(func(_ context.Context, a idArgs) (any, error) { return n.Describe(a.ID) }),
 	}
 }
@@ -159,6 +160,12 @@ func (r *remote) Release(ctx context.Context, id string) (sb tartarus.Sandbox, e
 func (r *remote) Evidence(ctx context.Context, id string) (e tartarus.Evidence, err error) {
 	err = r.call(ctx, "evidence", idArgs{id}, &e)
 	return e, err
+}
+
+// Examine implements olympus.Quarantiner.
+func (r *remote) Examine(ctx context.Context, id string) (in tartarus.Inspection, err error) {
+	err = r.call(ctx, "examine", idArgs{id}, &in)
+	return in, err
 }
 
 // Logs implements olympus.Node.

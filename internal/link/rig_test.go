@@ -326,3 +326,8 @@ func (n *fakeNode) Evidence(_ context.Context, id string) (tartarus.Evidence, er
 	sb, err := n.Describe(id)
 	return tartarus.Evidence{Sandbox: sb}, err
 }
+
+func (n *fakeNode) Examine(_ context.Context, id string) (tartarus.Inspection, error) {
+	_, err := n.Describe(id)
+	return tartarus.Inspection{Files: []tartarus.GuestFile{{Path: "/tmp/x"}}}, err
+}

@@ -43,10 +43,11 @@ var actions = map[string]action{
 	"POST /sandboxes/{sandboxID}/refreshes":  {name: "sandbox.timeout", object: "sandbox", param: "sandboxID"},
 	"PUT /sandboxes/{sandboxID}/network":     {name: "sandbox.network", object: "sandbox", param: "sandboxID", judged: true},
 
-	"POST /sandboxes/{sandboxID}/quarantine": {name: "quarantine.add", object: "sandbox", param: "sandboxID"},
-	"GET /quarantine/{sandboxID}":            {name: "quarantine.evidence", object: "sandbox", param: "sandboxID", read: true},
-	"POST /quarantine/{sandboxID}/release":   {name: "quarantine.release", object: "sandbox", param: "sandboxID"},
-	"DELETE /quarantine/{sandboxID}":         {name: "quarantine.destroy", object: "sandbox", param: "sandboxID"},
+	"POST /sandboxes/{sandboxID}/quarantine":   {name: "quarantine.add", object: "sandbox", param: "sandboxID"},
+	"GET /quarantine/{sandboxID}":              {name: "quarantine.evidence", object: "sandbox", param: "sandboxID", read: true},
+	"POST /quarantine/{sandboxID}/inspections": {name: "quarantine.inspect", object: "sandbox", param: "sandboxID", read: true},
+	"POST /quarantine/{sandboxID}/release":     {name: "quarantine.release", object: "sandbox", param: "sandboxID"},
+	"DELETE /quarantine/{sandboxID}":           {name: "quarantine.destroy", object: "sandbox", param: "sandboxID"},
 
 	"POST /secrets":              {name: "secret.create", object: "secret"},
 	"POST /secrets/{secretID}":   {name: "secret.update", object: "secret", param: "secretID"},

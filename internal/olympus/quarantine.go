@@ -20,6 +20,8 @@ type Quarantiner interface {
 	Release(ctx context.Context, id string) (tartarus.Sandbox, error)
 	// Evidence returns what was found, also after the sandbox has gone; none is tartarus.NotFound.
 	Evidence(ctx context.Context, id string) (tartarus.Evidence, error)
+	// Examine looks at the disk of one in quarantine, in a new machine without network.
+	Examine(ctx context.Context, id string) (tartarus.Inspection, error)
 }
 
 // maxReason bounds what an operator writes down.
@@ -142,6 +144,30 @@ func (s *Server) evidence(w http.ResponseWriter, r *http.Request, _ caller) erro
 		out.Audit = append(out.Audit, found...)
 	}
 	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// examine looks at what a sandbox in quarantine has on its disk.
+func (s *Server) examine(w http.ResponseWriter, r *http.Request, _ caller) error {
+	sb, err := s.anyones(r)
+	if err != nil {
+		return err
+	}
+	if sb.Phase != tartarus.Quarantined {
+		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s, not quarantined", sb.ID, sb.Phase)
+	}
+	node, err := s.quarantiner(r, sb)
+	if err != nil {
+		return err
+	}
+	in, err := node.Examine(r.Context(), sb.ID)
+	if err != nil {
+		return err
+	}
+	if in.Files == nil {
+		in.Files = []tartarus.GuestFile{}
+	}
+	writeJSON(w, http.StatusOK, in)
 	return nil
 }
 

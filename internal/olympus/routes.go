@@ -100,6 +100,7 @@ var routes = []route{
 	{"POST", "/sandboxes/{sandboxID}/quarantine", tenant.Operator, (*Server).quarantine},
 	{"GET", "/quarantine", tenant.Operator, (*Server).listQuarantined},
 	{"GET", "/quarantine/{sandboxID}", tenant.Operator, (*Server).evidence},
+	{"POST", "/quarantine/{sandboxID}/inspections", tenant.Operator, (*Server).examine},
 	{"POST", "/quarantine/{sandboxID}/release", tenant.Operator, (*Server).release},
 	{"DELETE", "/quarantine/{sandboxID}", tenant.Operator, (*Server).destroy},
 

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,14 @@ func TestQuarantine(t *testing.T) {
 	}
 	if !setuid || !sleeping || !created {
 		t.Errorf("setuid program %v, process %v, record of the create %v:\n%s", setuid, sleeping, created, out)
+	}
+
+	var seen tartarus.Inspection
+	if out, code := s.cli("quarantine", "inspect", id, "--json"); code != 0 || json.Unmarshal([]byte(out), &seen) != nil {
+		t.Fatalf("inspect: %d\n%s", code, out)
+	}
+	if !slices.ContainsFunc(seen.Files, func(f tartarus.GuestFile) bool { return f.Path == "/tmp/dropped" && f.Setuid && len(f.SHA256) == 64 }) || len(seen.Processes) == 0 {
+		t.Errorf("a new machine sees %+v", seen)
 	}
 
 	// A killed server changes nothing about it.

@@ -171,6 +171,16 @@ func (n *Node) Release(ctx context.Context, id string) (tartarus.Sandbox, error)
 	return n.change(ctx, id, func(sb *tartarus.Sandbox) { sb.Phase, sb.Quarantine = tartarus.Running, nil })
 }
 
+// Examine implements olympus.Quarantiner.
+func (n *Node) Examine(_ context.Context, id string) (tartarus.Inspection, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if sb, ok := n.held[id]; !ok || sb.Phase != tartarus.Quarantined {
+		return tartarus.Inspection{}, tartarus.Errorf(tartarus.Conflict, "sandbox %s is not quarantined", id)
+	}
+	return tartarus.Inspection{}, nil
+}
+
 // Evidence implements olympus.Quarantiner.
 func (n *Node) Evidence(_ context.Context, id string) (tartarus.Evidence, error) {
 	n.mu.Lock()
