@@ -190,6 +190,11 @@ func (g *Gate) request(proxy http.Handler, w http.ResponseWriter, r *http.Reques
 		}
 		r = r.WithContext(context.WithValue(r.Context(), headersKey{}, headers))
 	}
+	// Otherwise the server here reads and closes what is left of a request before it passes an answer on, and an answer that overtakes the
+	// end of its request is cut off: the proxy takes the closed request for one that broke.
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		g.log.Warn("request cannot be read while it is answered", "error", err)
+	}
 	proxy.ServeHTTP(w, r)
 }
 

@@ -198,6 +198,16 @@ func site(t *testing.T) netip.AddrPort {
 		fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		io.Copy(c, rw)
 	})
+	mux.HandleFunc("/echo", func(w http.ResponseWriter, q *http.Request) { // at once, not when the request is at its end
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		first := make([]byte, 5)
+		if _, err := io.ReadFull(q.Body, first); err != nil {
+			return
+		}
+		_, _ = w.Write(first)
+		w.(http.Flusher).Flush()
+		_, _ = io.Copy(w, q.Body)
+	})
 	mux.HandleFunc("/big", func(w http.ResponseWriter, q *http.Request) { w.Write(make([]byte, 1<<22)) })
 	s := &http.Server{Handler: mux}
 	done := make(chan struct{})
@@ -246,6 +256,25 @@ func TestRequests(t *testing.T) {
 				t.Errorf("the server saw headers that the client did not send: %s", seen)
 			}
 		})
+	}
+}
+
+// A server may answer before it has been sent the whole request: its answer passes at once, and the rest of the request too.
+func TestAnswerBeforeTheEndOfTheRequest(t *testing.T) {
+	to := site(t)
+	r := newRig(t)
+	r.policy.pinned = to.Addr()
+	c := r.dial(to)
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	io.WriteString(c, "POST /echo HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	io.WriteString(c, "4\r\nrest\r\n0\r\n\r\n")
+	if got, err := io.ReadAll(res.Body); err != nil || string(got) != "firstrest" {
+		t.Errorf("got %q, %v", got, err)
 	}
 }
 
