@@ -120,6 +120,8 @@ type Lifecycle struct {
 	AutoResume     bool `json:"autoResume,omitempty"`
 	// Grace is how long the guest has to end in good order, whoever ends it. Nil leaves it to the template and the node.
 	Grace *time.Duration `json:"grace,omitempty"`
+	// MaxGrace is the longest that it may have, whoever asks. Nil leaves it to the node.
+	MaxGrace *time.Duration `json:"maxGrace,omitempty"`
 	// Checkpoint and ExportLogs are done before it is killed, whoever ends it.
 	Checkpoint bool `json:"checkpoint,omitempty"`
 	ExportLogs bool `json:"exportLogs,omitempty"`

@@ -31,6 +31,11 @@ func (a *Agent) Quarantine(ctx context.Context, id string, q tartarus.Quarantine
 	if err != nil {
 		return tartarus.Sandbox{}, err
 	}
+	if h.asleep() { // it shows what goes on in it only while it runs
+		if h, err = a.awake(ctx, id); err != nil {
+			return tartarus.Sandbox{}, err
+		}
+	}
 	h.op.Lock()
 	defer h.op.Unlock()
 	if h.pending() != nil {
@@ -38,6 +43,9 @@ func (a *Agent) Quarantine(ctx context.Context, id string, q tartarus.Quarantine
 	}
 	q.Since = time.Now()
 	if _, err := h.change(func(sb *tartarus.Sandbox) error {
+		if sb.Phase != tartarus.Running {
+			return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s: only one that runs can be put into quarantine", id, sb.Phase)
+		}
 		sb.Quarantine = &q
 		return sb.Transition(tartarus.Quarantined, tartarus.ReasonPolicy, q.Reason)
 	}); err != nil {
@@ -114,6 +122,19 @@ func exhibit(sb tartarus.Sandbox) tartarus.Sandbox {
 		env[name] = "[redacted]"
 	}
 	sb.Env = env
+	if p := sb.Network.Proxy; p != nil {
+		proxy := *p
+		proxy.Password = ""
+		sb.Network.Proxy = &proxy
+	}
+	rules := make(map[string]map[string]string, len(sb.Network.Transforms))
+	for domain, headers := range sb.Network.Transforms {
+		rules[domain] = make(map[string]string, len(headers))
+		for name := range headers { // likewise
+			rules[domain][name] = "[redacted]"
+		}
+	}
+	sb.Network.Transforms = rules
 	return sb
 }
 

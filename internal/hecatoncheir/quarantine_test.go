@@ -2,7 +2,9 @@ package hecatoncheir
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,5 +100,26 @@ func TestQuarantineWithoutSnapshot(t *testing.T) {
 	}
 	if e, err := r.agent.Evidence(t.Context(), sb.ID); err != nil || len(e.Notes) == 0 {
 		t.Errorf("notes %q, %v", e.Notes, err)
+	}
+}
+
+// TestQuarantineOfWhatDoesNotRun holds that a paused sandbox is refused and stays as it was, and that evidence has no credentials of the network's.
+func TestQuarantineOfWhatDoesNotRun(t *testing.T) {
+	r := newRig(t)
+	sb := r.create()
+	if _, err := r.agent.Pause(t.Context(), sb.ID, tartarus.PauseHow{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.agent.Quarantine(t.Context(), sb.ID, tartarus.Quarantine{By: "key1", Reason: "x"}); !tartarus.Is(err, tartarus.Conflict) {
+		t.Errorf("got %v", err)
+	}
+	r.expect(sb.ID, tartarus.Paused, "")
+	shown := exhibit(tartarus.Sandbox{Spec: tartarus.Spec{
+		Secrets: tartarus.Secrets{AgentToken: "hunter1"}, Env: map[string]string{"KEY": "hunter2"},
+		Network: tartarus.Network{Proxy: &tartarus.EgressProxy{Address: "p:1", Password: "hunter3"}, Transforms: map[string]map[string]string{"a.example": {"X": "hunter4"}}},
+	}})
+	raw, err := json.Marshal(shown)
+	if err != nil || strings.Contains(string(raw), "hunter") || !strings.Contains(string(raw), "a.example") {
+		t.Errorf("evidence has %s, %v", raw, err)
 	}
 }

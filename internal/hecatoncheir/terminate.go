@@ -79,6 +79,9 @@ func (a *Agent) terminate(ctx context.Context, h *held, t tartarus.Termination) 
 		Checkpoint: t.Checkpoint || life.Checkpoint,
 		ExportLogs: t.ExportLogs || life.ExportLogs,
 	}
+	if life.MaxGrace != nil {
+		order.Grace = min(order.Grace, *life.MaxGrace)
+	}
 	if h.sandbox().Phase != tartarus.Running {
 		order.Grace, order.Checkpoint = 0, false // there is no guest to tell, and nothing that changes
 	}

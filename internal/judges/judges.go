@@ -144,7 +144,8 @@ func New(cfg Config) (*Chain, error) {
 	}
 	minos := &Minos{limits: cfg.Limits}
 	amenders := []Amender{
-		minos, // defaults
+		minos,               // defaults
+		&Ends{cfg.Policies}, // graces, and what is kept at an end
 	}
 	judges := []Judge{
 		minos,                       // static limits

@@ -58,6 +58,15 @@ func (h *Rhadamanthus) Judge(ctx context.Context, r Request) Verdict {
 
 // Input is a request as expressions see it.
 func Input(ctx context.Context, r Request) *themis.Input {
+	in := facts(r)
+	if r.History != nil {
+		in.FindHistory = func() (themis.HistoryInput, error) { return r.History(ctx) }
+	}
+	return in
+}
+
+// facts is a request without its history.
+func facts(r Request) *themis.Input {
 	s := r.Spec
 	in := &themis.Input{
 		Now: r.Now.UTC(),
@@ -75,9 +84,6 @@ func Input(ctx context.Context, r Request) *themis.Input {
 	addServices(&in.Request, s)
 	if in.Now.IsZero() {
 		in.Now = time.Now().UTC()
-	}
-	if r.History != nil {
-		in.FindHistory = func() (themis.HistoryInput, error) { return r.History(ctx) }
 	}
 	return in
 }

@@ -48,6 +48,7 @@ type Policy struct {
 	Template    string `yaml:"template,omitempty" json:"template,omitempty"` // of scope template: a name or an id
 	Rules       []Rule `yaml:"rules,omitempty" json:"rules,omitempty"`
 	Risk        *Risk  `yaml:"risk,omitempty" json:"risk,omitempty"`
+	Ends        *Ends  `yaml:"ends,omitempty" json:"ends,omitempty"`
 	Tests       []Case `yaml:"tests,omitempty" json:"tests,omitempty"`
 }
 
@@ -138,8 +139,11 @@ func (p Policy) validate() error {
 		return bad("template goes with scope template")
 	case len(p.Rules) > maxRules:
 		return bad("it has %d rules, at most %d are read", len(p.Rules), maxRules)
-	case len(p.Rules) == 0 && p.Risk == nil:
+	case len(p.Rules) == 0 && p.Risk == nil && p.Ends == nil:
 		return bad("it has no rules")
+	}
+	if err := p.Ends.validate(); err != nil {
+		return bad("%w", err)
 	}
 	names := map[string]bool{"risk": true}
 	for i, r := range p.Rules {

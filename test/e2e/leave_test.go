@@ -3,7 +3,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -201,4 +203,38 @@ func TestDrainEndsInGoodOrder(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestPolicyOnEnds holds a sandbox to what a policy says of ends: its grace where nobody says another, no longer one, and what is kept.
+func TestPolicyOnEnds(t *testing.T) {
+	s := newServer(t)
+	file := filepath.Join(t.TempDir(), "ends.yaml")
+	if err := os.WriteFile(file, []byte("apiVersion: tartarus.io/v1\nname: ends\nscope: global\nends:\n  grace: 3s\n  maxGrace: 4s\n  checkpoint: true\n  logs: true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := s.cli("policy", "apply", file); code != 0 {
+		t.Fatalf("policy apply: %s", out)
+	}
+	for request, want := range map[string]time.Duration{"": 3 * time.Second, "1h": 4 * time.Second, "1s": time.Second} {
+		var id string
+		eventually(t, 20*time.Second, func() error { // a policy is in force within moments
+			id = s.create().SandboxID
+			if sb, err := s.Get(t.Context(), id); err != nil || sb.Lifecycle == nil || sb.Lifecycle.Grace == nil {
+				return fmt.Errorf("it has no grace: %v", err)
+			}
+			return nil
+		})
+		s.background(id, deaf)
+		args := []string{"kill", id}
+		if request != "" {
+			args = append(args, "--grace", request)
+		}
+		if out, code := s.cli(args...); code != 0 {
+			t.Fatalf("%q: kill: %s", request, out)
+		}
+		x := s.ended(id, tartarus.ReasonUser).Termination
+		if x == nil || x.Snapshot == "" || x.Until.Sub(x.Since).Round(time.Second) != want {
+			t.Errorf("asked for %q: %s, want a grace of %s and a snapshot", request, describeEnd(x), want)
+		}
+	}
 }
