@@ -567,10 +567,11 @@ func (r *rig) mustFind(id string) *held {
 type brokenJournal struct {
 	Journal
 	broken atomic.Bool
+	spare  atomic.Int32 // so many records are written before it loses everything
 }
 
 func (j *brokenJournal) Put(ctx context.Context, id string, record []byte) error {
-	if j.broken.Load() {
+	if j.broken.Load() && j.spare.Add(-1) < 0 {
 		return tartarus.Errorf(tartarus.Unavailable, "disk full")
 	}
 	return j.Journal.Put(ctx, id, record)
@@ -588,6 +589,14 @@ func TestJournalFails(t *testing.T) {
 	if job.State != acheron.Dead || r.host.Len() != 0 {
 		t.Errorf("job is %s, %d machines", job.State, r.host.Len())
 	}
+	// The machine runs, and the control plane has heard so, when that cannot be written down.
+	j.spare.Store(1)
+	spec := r.spec()
+	job = r.await(r.enqueue(acheron.Create, spec, 1))
+	if job.State != acheron.Dead || r.host.Len() != 0 {
+		t.Errorf("job is %s, %d machines", job.State, r.host.Len())
+	}
+	r.expect(spec.ID, tartarus.Failed, tartarus.ReasonStart)
 }
 
 func TestSelectLogs(t *testing.T) {

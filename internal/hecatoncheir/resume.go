@@ -150,8 +150,9 @@ func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.D
 	if err := a.mountVolumes(ctx, h); err != nil {
 		return err
 	}
-	now := time.Now()
+	now, first := time.Now(), false
 	if _, err := h.change(func(sb *tartarus.Sandbox) error {
+		first = sb.StartedAt.IsZero()
 		sb.Driver, sb.Tier = d.Name(), a.support[d.Name()].Tier
 		if sb.StartedAt.IsZero() {
 			sb.StartedAt = now
@@ -169,6 +170,9 @@ func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.D
 	saved := h.saved
 	h.saved = ""
 	h.mu.Unlock()
+	if first {
+		a.tell(h) // on its way while the journal is written; nobody is answered before both are durable
+	}
 	if err := a.journal(ctx, h); err != nil {
 		return err
 	}

@@ -80,12 +80,15 @@ type Direct struct {
 func (d Direct) Report(ctx context.Context, sandboxes ...tartarus.Sandbox) error {
 	// At the same time, so that the store can commit them together.
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(64)
+	g.SetLimit(reportsAtOnce)
 	for _, sb := range sandboxes {
 		g.Go(func() error { return d.report(ctx, sb) })
 	}
 	return g.Wait()
 }
+
+// reportsAtOnce is as many changes as the stores commit together.
+const reportsAtOnce = 512
 
 // reportTries bounds the race with other writers of one sandbox; each lost round means that another one succeeded.
 const reportTries = 8

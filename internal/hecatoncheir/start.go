@@ -202,6 +202,15 @@ func (a *Agent) start(ctx, job context.Context, h *held) (tartarus.Sandbox, erro
 	close(h.up)
 	sb := h.sandbox()
 	a.cleanUp(context.WithoutCancel(ctx), h)
+	if sb.Phase == tartarus.Running { // the control plane may have heard so
+		why := err
+		if _, err := h.change(func(sb *tartarus.Sandbox) error {
+			sb.EndedAt = time.Now()
+			return sb.Transition(tartarus.Failed, tartarus.ReasonStart, why.Error())
+		}); err == nil {
+			a.tell(h)
+		}
+	}
 	if errors.Is(err, context.Canceled) {
 		err = tartarus.Errorf(tartarus.Conflict, "the start of sandbox %s was called off", sb.ID)
 	}
