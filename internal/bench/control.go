@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -279,10 +280,10 @@ func (p *plane) creates(ctx context.Context, cfg ControlConfig) (*Report, error)
 	acknowledged := map[string]bool{}
 	var oursTook, floorTook time.Duration
 	rounds := min(10, cfg.N)
-	var cpu, floorCPU time.Duration
+	var cpu, floorCPU, storeCPU time.Duration
 	for round := range rounds { // interleaved, so that both see the same machine
 		n := cfg.N*(round+1)/rounds - cfg.N*round/rounds
-		used := processorTime()
+		used, stored := processorTime(), p.redisTime()
 		oursTook += load(ctx, p.url+"/v2/sandboxes", p.secret, createBody, n, cfg.Concurrency, func(status int, body []byte, took time.Duration, err error) {
 			id := sandboxID(body)
 			mu.Lock()
@@ -297,7 +298,7 @@ func (p *plane) creates(ctx context.Context, cfg ControlConfig) (*Report, error)
 			acknowledged[id] = true
 			ours = append(ours, took)
 		})
-		cpu += processorTime() - used
+		cpu, storeCPU = cpu+processorTime()-used, storeCPU+p.redisTime()-stored
 		used = processorTime()
 		floorTook += load(ctx, floorURL, p.secret, createBody, n, cfg.Concurrency, func(_ int, _ []byte, took time.Duration, _ error) {
 			mu.Lock()
@@ -314,6 +315,9 @@ func (p *plane) creates(ctx context.Context, cfg ControlConfig) (*Report, error)
 	rep.PerSecond = rate(len(ours), oursTook)
 	// Of everything in this process, the clients too; unlike the rate it says the same on a busy machine.
 	rep.Extra["cpu_us_per_create"] = round(float64(cpu.Microseconds()) / float64(max(1, len(ours))))
+	if p.redis != 0 {
+		rep.Extra["redis_cpu_us_per_create"] = round(float64(storeCPU.Microseconds()) / float64(max(1, len(ours))))
+	}
 	rep.Extra["floor_cpu_us"] = round(float64(floorCPU.Microseconds()) / float64(max(1, len(floor))))
 	rep.Floor = &Floor{How: "the same requests to a server that answers at once", P50: quantile(floor, 50), P99: quantile(floor, 99), PerSecond: rate(len(floor), floorTook)}
 	if rep.PerSecond > 0 {
@@ -335,6 +339,18 @@ func processorTime() time.Duration {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// redisTime is what the redis-server has used, 0 where it is not the store.
+func (p *plane) redisTime() time.Duration {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.redis))
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if p.redis == 0 || err != nil || len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 for every program
 }
 
 func sandboxID(body []byte) string {

@@ -224,17 +224,19 @@ func (q *Queue) Await(ctx context.Context, id string) (acheron.Job, error) {
 	b := q.db.bells
 	w := b.add(b.jobs, id)
 	defer b.leave(b.jobs, id, w)
-	for {
-		state, err := q.state(ctx, id)
-		switch {
-		case err != nil:
-			return acheron.Job{}, err
-		case state.Ended():
+	state, err := q.state(ctx, id)
+	if err != nil {
+		return acheron.Job{}, err
+	}
+	for rung := state.Ended(); ; rung = true {
+		if rung { // it is rung for when it has ended, so that one question is mostly enough
 			j, err := q.Job(ctx, id)
 			if e := ctx.Err(); e != nil {
 				err = e
 			}
-			return j, err
+			if err != nil || j.State.Ended() {
+				return j, err
+			}
 		}
 		select {
 		case <-w.ch:
