@@ -31,6 +31,7 @@ type Config struct {
 	MemoryMB    int64     // that a forked sandbox has touched
 	Driver      string    // of VMM
 	Clones      int       // at once, of VMM
+	Policies    int       // in force, of Judges
 	Progress    io.Writer // a line now and then; nil for none
 }
 
@@ -40,6 +41,9 @@ func (c *Config) validate() error {
 	}
 	if c.Clones < 0 || c.Clones > 1000 {
 		return tartarus.Errorf(tartarus.Invalid, "clones must be 0 to 1000, not %d", c.Clones)
+	}
+	if c.Policies < 0 || c.Policies > 10_000 {
+		return tartarus.Errorf(tartarus.Invalid, "policies must be 0 to 10000, not %d", c.Policies)
 	}
 	if c.Progress == nil {
 		c.Progress = io.Discard

@@ -28,6 +28,7 @@ Quote ratios: absolute times drift with the load of the machine. A run in which 
 		e.benchVerb("fork", "How long a sandbox stands still for a fork, and how long n clones take", 8, bench.Fork),
 		e.benchVerb("vmm", "A driver of virtual machines alone: restores one by one, and clones at once", 30, bench.VMM),
 		e.benchControl(),
+		e.benchVerb("judges", "What admission costs with 1,000 policies, and what the audit log costs creates", 40, bench.Judges),
 		e.benchVerb("edge", "A download from a server inside a sandbox", 10, bench.Edge),
 	)
 	return cmd
@@ -64,6 +65,9 @@ func (e *Env) benchVerb(name, short string, n int, run func(context.Context, ben
 	if name == "vmm" {
 		cmd.Flags().StringVar(&cfg.Driver, "driver", "firecracker", "driver to measure")
 		cmd.Flags().IntVar(&cfg.Clones, "clones", 50, "how many clones of one snapshot to make at once")
+	}
+	if name == "judges" {
+		cmd.Flags().IntVar(&cfg.Policies, "policies", 1000, "how many policies are in force")
 	}
 	if name == "create" {
 		cmd.Flags().IntVar(&cfg.Concurrency, "concurrency", 1, "how many at once")

@@ -97,6 +97,8 @@ type Config struct {
 	// Ephemeral runs the stack for one caller: the store lives in a folder of its own that is removed
 	// at the end, every sandbox ends with the process, and templates still come from DataDir.
 	Ephemeral bool
+	// Recorded keeps an audit log for an ephemeral stack too, in the same folder.
+	Recorded bool
 	// Log receives what an operator acts on. Nil discards.
 	Log *slog.Logger
 }

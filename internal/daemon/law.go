@@ -34,7 +34,7 @@ func (d *Daemon) openLaw(ctx context.Context, p *parts) (l law, err error) {
 	if err := l.themis.Load(ctx); err != nil && !tartarus.Is(err, tartarus.Unavailable) {
 		return l, err
 	}
-	if d.cfg.Ephemeral {
+	if d.cfg.Ephemeral && !d.cfg.Recorded {
 		return l, nil
 	}
 	dir, store := filepath.Join(p.state, auditDir), p.kept.shelf

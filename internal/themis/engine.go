@@ -221,11 +221,12 @@ func (e *Engine) Rule(ctx context.Context, in *Input) (Ruling, error) {
 	}
 	asked := s.about(in)
 	out := Ruling{Reasons: []Reason{}, Revision: fmt.Sprint(s.revision), Policies: len(asked)}
+	vars := newActivation(in)
 	for _, c := range asked {
 		if err := ctx.Err(); err != nil {
 			return out, err
 		}
-		out.Reasons = append(out.Reasons, c.ask(in, &out.Effect)...)
+		out.Reasons = append(out.Reasons, c.ask(vars, &out.Effect)...)
 	}
 	sortReasons(out.Reasons, s.all)
 	return out, nil
@@ -271,7 +272,8 @@ func sortReasons(rs []Reason, all map[string]*Compiled) {
 }
 
 // ask runs one policy. An expression that fails, by its cost or by what it meets, denies: what it would have said is not known.
-func (c *Compiled) ask(in *Input, effect *Effect) (reasons []Reason) {
+func (c *Compiled) ask(vars *activation, effect *Effect) (reasons []Reason) {
+	in := vars.Input
 	add := func(e Effect, code, rule, message string) {
 		if *effect != Deny {
 			*effect = e
@@ -286,7 +288,6 @@ func (c *Compiled) ask(in *Input, effect *Effect) (reasons []Reason) {
 		}
 		in.History, in.FindHistory = h, nil
 	}
-	vars := activation{in}
 	for _, r := range c.rules {
 		if len(r.On) > 0 && !slices.Contains(r.On, in.Request.Action) {
 			continue
@@ -320,7 +321,7 @@ func (c *Compiled) ask(in *Input, effect *Effect) (reasons []Reason) {
 	return reasons
 }
 
-func run(p cel.Program, vars activation) (any, error) {
+func run(p cel.Program, vars *activation) (any, error) {
 	v, _, err := p.Eval(vars)
 	if err != nil {
 		return nil, err
@@ -331,7 +332,7 @@ func run(p cel.Program, vars activation) (any, error) {
 // Try asks one policy by itself, for tests of it.
 func (c *Compiled) Try(in Input) Ruling {
 	out := Ruling{Reasons: []Reason{}, Policies: 1}
-	out.Reasons = append(out.Reasons, c.ask(&in, &out.Effect)...)
+	out.Reasons = append(out.Reasons, c.ask(newActivation(&in), &out.Effect)...)
 	sortReasons(out.Reasons, map[string]*Compiled{c.Name: c})
 	return out
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 )
 
 // Input is everything that expressions may ask of a request. The tags are the names in expressions, behind the name of the part: request.vcpu,
@@ -145,16 +147,28 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	return cel.NewEnv(options...)
 })
 
-// activation makes an Input what CEL looks variables up in.
-type activation struct{ *Input }
+// activation makes an Input what CEL looks variables up in. A value is made CEL's own once for all expressions of a request.
+type activation struct {
+	*Input
+	known map[string]ref.Val
+}
 
-func (a activation) ResolveName(name string) (any, bool) {
+func newActivation(in *Input) *activation {
+	return &activation{in, make(map[string]ref.Val, len(variables))}
+}
+
+func (a *activation) ResolveName(name string) (any, bool) {
+	if v, ok := a.known[name]; ok {
+		return v, true
+	}
 	v, ok := variables[name]
 	if !ok {
 		return nil, false
 	}
-	return v.get(a.Input), true
+	value := types.DefaultTypeAdapter.NativeToValue(v.get(a.Input))
+	a.known[name] = value
+	return value, true
 }
 
 // Parent implements CEL's activation: there is nothing around it.
-func (activation) Parent() cel.Activation { return nil }
+func (*activation) Parent() cel.Activation { return nil }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
 	"gopkg.in/yaml.v3"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -206,18 +207,46 @@ func (c *Compiled) expression(text string, want *cel.Type) (cel.Program, error) 
 	if err != nil {
 		return nil, err
 	}
-	ast, issues := env.Compile(text)
+	checked, issues := env.Compile(text)
 	if issues != nil && issues.Err() != nil {
 		e := issues.Errors()[0]
 		return nil, fmt.Errorf("line %d, column %d: %s", e.Location.Line(), e.Location.Column()+1, e.Message)
 	}
-	if !ast.OutputType().IsExactType(want) {
-		return nil, fmt.Errorf("line 1, column 1: it gives %s, not %s", ast.OutputType(), want)
+	if !checked.OutputType().IsExactType(want) {
+		return nil, fmt.Errorf("line 1, column 1: it gives %s, not %s", checked.OutputType(), want)
 	}
-	for _, ref := range ast.NativeRep().ReferenceMap() {
+	for _, ref := range checked.NativeRep().ReferenceMap() {
 		c.history = c.history || strings.HasPrefix(ref.Name, "history.")
 	}
-	return env.Program(ast, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
+	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
+	if !short(checked) {
+		options = append(options, cel.CostLimit(maxCost)) // to count the cost is half of it, for most expressions
+	}
+	return env.Program(checked, options...)
+}
+
+// quick begins the names of operations that are done once over what they are given, and make nothing longer than that.
+var quick = []string{
+	"logical_", "equals", "not_equals", "less_", "greater_", "in_", "size_", "starts_with_", "ends_with_", "contains_", "conditional", "index_",
+	"timestamp_to_", "string_to_duration", "int64_to_double", "add_int64", "add_double", "subtract_", "multiply_", "divide_", "modulo_", "negate_",
+	"optional_", "map_optindex_", "list_optindex_",
+}
+
+// short reports whether the length of an expression bounds its work: it has no loops, and nothing in it grows.
+func short(a *cel.Ast) bool {
+	loops := false
+	ast.PreOrderVisit(a.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) { loops = loops || e.Kind() == ast.ComprehensionKind }))
+	if loops {
+		return false
+	}
+	for _, ref := range a.NativeRep().ReferenceMap() {
+		for _, id := range ref.OverloadIDs {
+			if !slices.ContainsFunc(quick, func(q string) bool { return strings.HasPrefix(id, q) }) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Source names the version of a policy that a verdict came from.

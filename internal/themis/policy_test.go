@@ -78,6 +78,33 @@ func TestWhatCannotBeDecidedIsDenied(t *testing.T) {
 	}
 }
 
+// Only what cannot cost much runs without its cost being counted.
+func TestShortExpressions(t *testing.T) {
+	env, err := environment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for when, want := range map[string]bool{
+		`template.image != "" && !template.pinned`:                       true,
+		`tenant.labels[?"a"].orValue("") == "x" || request.vcpu + 1 > 2`: true,
+		`request.timeout > duration("1h") && now.getHours() < 6`:         true,
+		`"a" in request.allow && size(request.deny) > 2`:                 true,
+		`request.allow.exists(a, a == "b")`:                              false,
+		`template.image + template.image == "x"`:                         false,
+		`template.image.matches("(a|b)*c")`:                              false,
+		`request.allow + request.allow == []`:                            false,
+		`request.vcpu > 1 || request.allow.map(a, a + a).size() > 3`:     false,
+	} {
+		checked, issues := env.Compile(when)
+		if issues.Err() != nil {
+			t.Fatal(issues.Err())
+		}
+		if got := short(checked); got != want {
+			t.Errorf("%s: got %t", when, got)
+		}
+	}
+}
+
 func TestEveryVariableCanBeAsked(t *testing.T) {
 	for name, v := range variables {
 		if got := v.get(&Input{}); got == nil {
