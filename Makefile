@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
 export TARTARUS_BIN := $(CURDIR)/bin/tartarus
 
-.PHONY: test-hypnos build embedded demo test prerequisites lint test-race fuzz test-host test-vm test-e2e test-integrity test-sdk test-sdk-quick test-fleet soak stack stack-smoke bench clean
+.PHONY: test-hypnos build embedded demo test prerequisites lint test-race fuzz test-host test-vm test-kvm test-e2e test-integrity test-sdk test-sdk-quick test-fleet soak stack stack-smoke bench clean
 
 build: embedded ## bin/tartarus, with the guest agent and the tiny userland inside
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/tartarus ./cmd/tartarus
