@@ -223,10 +223,13 @@ func (a *Agent) probe(ctx context.Context) error {
 			a.first = d.Name()
 		}
 	}
-	if a.first == "" {
-		return tartarus.Errorf(tartarus.Unsupported, "no runtime is usable on this host: %w", why)
+	switch {
+	case a.first != "":
+		return nil
+	case len(a.cfg.Drivers) == 1: // it was demanded: others may well be usable
+		return tartarus.Errorf(tartarus.Unsupported, "the only runtime allowed is not usable on this host: %w", why)
 	}
-	return nil
+	return tartarus.Errorf(tartarus.Unsupported, "no runtime is usable on this host: %w", why)
 }
 
 // driver chooses the driver for a demand.
