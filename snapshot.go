@@ -14,6 +14,15 @@ type Resume struct {
 	Tenant  string        `json:"tenant"`
 	Timeout time.Duration `json:"timeout"`
 	Reboot  bool          `json:"reboot,omitempty"` // from its disk alone, whatever was kept
+	Move    *Move         `json:"move,omitempty"`   // it comes from another node
+}
+
+// Move is a sandbox on its way from one node to another.
+type Move struct {
+	Sandbox  Sandbox       `json:"sandbox"`
+	Snapshot string        `json:"snapshot"` // that the object store has
+	Running  bool          `json:"running"`  // it ran, and shall again
+	Timeout  time.Duration `json:"timeout"`  // that it had left
 }
 
 // SnapshotHow says what kind of snapshot is taken of a running sandbox.

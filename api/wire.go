@@ -249,6 +249,7 @@ type PlacementNodes struct {
 	Busy       int `json:"full"`
 	NoTemplate int `json:"withoutTemplate"`
 	Apart      int `json:"apart"` // on the other side of the quarantine
+	OtherCPU   int `json:"otherProcessor"`
 }
 
 // PlacementCandidate is a node with room that was compared with others.
@@ -423,13 +424,15 @@ type LabelsChange map[string]*string
 
 // DrainRequest asks for one step of emptying a node.
 type DrainRequest struct {
-	End bool `json:"end,omitempty"` // end what is left, with the reason drained
+	End  bool `json:"end,omitempty"`  // end what is left, with the reason drained
+	Move bool `json:"move,omitempty"` // what runs or is paused goes on on another node, by way of the object store
 }
 
 // Drain is how far a node's emptying has come.
 type Drain struct {
 	Node  string         `json:"node"`
 	Ended int            `json:"ended"` // by this step
+	Moved int            `json:"moved"` // likewise
 	Left  []DrainSandbox `json:"left"`  // what the node still holds, at most 1000
 }
 
@@ -439,6 +442,7 @@ type DrainSandbox struct {
 	Tenant    string     `json:"tenant"`
 	Phase     string     `json:"phase"`
 	EndAt     *time.Time `json:"endAt,omitempty"` // when its time is up; a paused one has none
+	Why       string     `json:"why,omitempty"`   // it was not moved
 }
 
 // Job is a piece of queued work, for operators. What it carries is not shown: it has tokens in it.

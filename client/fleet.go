@@ -43,9 +43,9 @@ func (c *Client) Label(ctx context.Context, name string, labels api.LabelsChange
 }
 
 // Drain does one step of emptying a node and says what is left. With end, what is left is ended.
-func (c *Client) Drain(ctx context.Context, name string, end bool) (api.Drain, error) {
+func (c *Client) Drain(ctx context.Context, name string, in api.DrainRequest) (api.Drain, error) {
 	var out api.Drain
-	return out, c.do(ctx, http.MethodPost, nodePath(name)+"/drain", nil, http.Header{}, api.DrainRequest{End: end}, &out)
+	return out, c.do(ctx, http.MethodPost, nodePath(name)+"/drain", nil, http.Header{}, in, &out)
 }
 
 // RemoveNode takes a node out of the fleet.

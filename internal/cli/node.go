@@ -170,18 +170,21 @@ func nodeCordonCommand(e *Env, verb, short string, on bool) *cobra.Command {
 
 func nodeDrainCommand(e *Env) *cobra.Command {
 	var deadline time.Duration
-	var end bool
+	var end, wait bool
 	cmd := &cobra.Command{
 		Use:   "drain NODE",
-		Short: "Empty a node: it takes nothing new, and what it holds is waited for",
-		Long: `Empty a node. It takes nothing new from now on, and the command waits until what it holds has ended, or the deadline passes. What is left then
-is listed and the command fails with exit code 124, or, with --end, is ended with the reason "drained". The node stays cordoned.`,
+		Short: "Empty a node: it takes nothing new, and what it holds moves to others",
+		Long: `Empty a node. It takes nothing new from now on. What it holds is paused, goes through the object store to another node with the same runtime and
+processor, and goes on there; its connections break. With --wait, or where something cannot be moved, the command waits until it has ended. What is
+left at the deadline is listed, with the reason why it was not moved, and the command fails with exit code 124, or, with --end, is ended with the reason
+"drained". The node stays cordoned.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withClient(func(cl *client.Client) error { return e.drain(cmd.Context(), cl, args[0], deadline, end) })
+			return e.withClient(func(cl *client.Client) error { return e.drain(cmd.Context(), cl, args[0], deadline, !wait, end) })
 		},
 	}
 	cmd.Flags().DurationVar(&deadline, "deadline", 10*time.Minute, "how long to wait; 0 does not wait")
+	cmd.Flags().BoolVar(&wait, "wait", false, "move nothing, only wait")
 	cmd.Flags().BoolVar(&end, "end", false, "end what is left at the deadline")
 	return cmd
 }
@@ -195,18 +198,21 @@ const drainEvery = time.Second
 // endTries is how often what is left is ended again: a sandbox in the middle of its start or pause refuses at first.
 const endTries = 10
 
-func (e *Env) drain(ctx context.Context, cl *client.Client, node string, deadline time.Duration, end bool) error {
-	began, last, ended := time.Now(), -1, 0
+func (e *Env) drain(ctx context.Context, cl *client.Client, node string, deadline time.Duration, move, end bool) error {
+	began, last, ended, moved := time.Now(), -1, 0, 0
 	for try := 0; ; {
 		over := time.Since(began) >= deadline
-		d, err := cl.Drain(ctx, node, end && over)
+		d, err := cl.Drain(ctx, node, api.DrainRequest{Move: move && !over, End: end && over})
 		if err != nil && (!tartarus.Is(err, tartarus.Unavailable) || over) {
 			return err
 		}
-		ended += d.Ended
+		ended, moved = ended+d.Ended, moved+d.Moved
+		if d.Moved > 0 && !e.JSON {
+			e.note("moved %d sandboxes away from %s", d.Moved, node)
+		}
 		switch {
 		case err == nil && len(d.Left) == 0:
-			d.Ended = ended
+			d.Ended, d.Moved = ended, moved
 			if e.JSON {
 				return e.printJSON(d)
 			}
@@ -236,13 +242,13 @@ func (e *Env) undrained(d api.Drain) error {
 	if e.JSON {
 		return errors.Join(e.printJSON(d), &exitError{code: exitDeadline})
 	}
-	t := table{head: []string{"SANDBOX", "TENANT", "PHASE", "ENDS IN"}}
+	t := table{head: []string{"SANDBOX", "TENANT", "PHASE", "ENDS IN", "NOT MOVED BECAUSE"}}
 	for _, sb := range d.Left {
 		ends := "-"
 		if sb.EndAt != nil {
 			ends = span(max(0, time.Until(*sb.EndAt)))
 		}
-		t.row(sb.SandboxID, sb.Tenant, sb.Phase, ends)
+		t.row(sb.SandboxID, sb.Tenant, sb.Phase, ends, dash(sb.Why))
 	}
 	if err := t.print(e.Stdout, e.coloured(e.Stdout)); err != nil {
 		return err

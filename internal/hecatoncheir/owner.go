@@ -32,6 +32,11 @@ func (a *Agent) Disown(ctx context.Context, ids []string) {
 			continue
 		}
 		a.log.Warn("sandbox lives on another node by now; the copy here ends", "sandbox", id, "tenant", h.spec.Tenant)
+		if h.sandbox().Phase == tartarus.Paused { // it was moved, and what the object store has of it is the other node's
+			if err := a.Leave(ctx, id); err == nil {
+				continue
+			}
+		}
 		go a.expire(ctx, h, tartarus.Termination{
 			Reason: tartarus.ReasonNodeLost, Message: "it lives on another node by now", Grace: new(time.Duration),
 		})

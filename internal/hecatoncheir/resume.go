@@ -19,8 +19,14 @@ func (a *Agent) carryResume(ctx, job context.Context, j acheron.Job, sb tartarus
 		return sb, tartarus.Errorf(tartarus.Invalid, "decode job %s: %w", j.ID, err)
 	}
 	h, err := a.find(r.ID)
+	if r.Move != nil && tartarus.Is(err, tartarus.NotFound) {
+		h, err = a.takeIn(job, *r.Move)
+	}
 	if err != nil {
 		return sb, err
+	}
+	if r.Move != nil && !r.Move.Running {
+		return h.sandbox(), nil
 	}
 	return a.unpause(ctx, job, h, r)
 }

@@ -18,6 +18,7 @@ type Node interface {
 	olympus.Terminator
 	olympus.Snapshotter
 	olympus.Quarantiner
+	olympus.Mover
 	// Describe returns a sandbox as it stands on this node; one that it does not hold is tartarus.NotFound.
 	Describe(id string) (tartarus.Sandbox, error)
 }
@@ -88,6 +89,9 @@ func nodeMethods(n Node) map[string]method {
 		"release":    typed(func(ctx context.Context, a idArgs) (any, error) { return n.Release(ctx, a.ID) }),
 		"evidence":   typed(func(ctx context.Context, a idArgs) (any, error) { return n.Evidence(ctx, a.ID) }),
 		"examine":    typed(func(ctx context.Context, a idArgs) (any, error) { return n.Examine(ctx, a.ID) }),
+		"evict":      typed(func(ctx context.Context, a idArgs) (any, error) { return n.Evict(ctx, a.ID) }),
+		"leave":      typed(func(ctx context.Context, a idArgs) (any, error) { return nil, n.Leave(ctx, a.ID) }),
+		"holds":      typed(func(ctx context.Context, a idArgs) (any, error) { return n.Holds(ctx, a.ID) }),
 		"describe":   typed(func(_ context.Context, a idArgs) (any, error) { return n.Describe(a.ID) }),
 	}
 }
@@ -166,6 +170,23 @@ func (r *remote) Evidence(ctx context.Context, id string) (e tartarus.Evidence, 
 func (r *remote) Examine(ctx context.Context, id string) (in tartarus.Inspection, err error) {
 	err = r.call(ctx, "examine", idArgs{id}, &in)
 	return in, err
+}
+
+// Evict implements olympus.Mover.
+func (r *remote) Evict(ctx context.Context, id string) (m tartarus.Move, err error) {
+	err = r.call(ctx, "evict", idArgs{id}, &m)
+	return m, err
+}
+
+// Leave implements olympus.Mover.
+func (r *remote) Leave(ctx context.Context, id string) error {
+	return r.call(ctx, "leave", idArgs{id}, nil)
+}
+
+// Holds implements olympus.Mover.
+func (r *remote) Holds(ctx context.Context, id string) (has bool, err error) {
+	err = r.call(ctx, "holds", idArgs{id}, &has)
+	return has, err
 }
 
 // Logs implements olympus.Node.

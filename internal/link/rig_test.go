@@ -331,3 +331,18 @@ func (n *fakeNode) Examine(_ context.Context, id string) (tartarus.Inspection, e
 	_, err := n.Describe(id)
 	return tartarus.Inspection{Files: []tartarus.GuestFile{{Path: "/tmp/x"}}}, err
 }
+
+func (n *fakeNode) Evict(_ context.Context, id string) (tartarus.Move, error) {
+	sb, err := n.Describe(id)
+	return tartarus.Move{Sandbox: sb, Snapshot: "s"}, err
+}
+
+func (n *fakeNode) Leave(_ context.Context, id string) error {
+	_, err := n.Describe(id)
+	return err
+}
+
+func (n *fakeNode) Holds(_ context.Context, id string) (bool, error) {
+	_, err := n.Describe(id)
+	return err == nil, nil
+}

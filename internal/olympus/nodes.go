@@ -188,20 +188,31 @@ func (s *Server) drainNode(w http.ResponseWriter, r *http.Request, who caller) e
 		return err
 	}
 	ended := make([]bool, len(page.Sandboxes))
+	stayed := make([]error, len(page.Sandboxes))
+	if in.Move {
+		stayed = s.moveAll(r, page.Sandboxes)
+	}
 	if in.End {
 		if ended, err = s.endAllDrained(r, page.Sandboxes); err != nil {
 			return err
 		}
 	}
 	for i, sb := range page.Sandboxes {
-		if ended[i] {
+		switch {
+		case ended[i]:
 			out.Ended++
+			continue
+		case in.Move && stayed[i] == nil:
+			out.Moved++
 			continue
 		}
 		left := api.DrainSandbox{SandboxID: sb.ID, Tenant: sb.Tenant, Phase: string(sb.Phase)}
 		if !sb.Deadline.IsZero() {
 			ends := sb.Deadline.UTC()
 			left.EndAt = &ends
+		}
+		if stayed[i] != nil {
+			left.Why = stayed[i].Error()
 		}
 		out.Left = append(out.Left, left)
 	}

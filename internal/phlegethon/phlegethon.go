@@ -23,6 +23,8 @@ type Want struct {
 	Heat      Heat          // chooses the pool; empty is that of nodes for any heat
 	Confined  bool          // only on nodes with tartarus.LabelTyphon; others never go there
 	Near      string        // node that has its snapshot
+	Apart     string        // node that it must not go to: it comes from there
+	CPU       string        // model of processor that it was snapshot on; empty is any
 }
 
 // Placement is where a sandbox goes.
@@ -48,6 +50,7 @@ type Explanation struct {
 	Busy       int `json:"full"`
 	NoTemplate int `json:"withoutTemplate"`
 	Apart      int `json:"apart"` // on the other side of the quarantine
+	OtherCPU   int `json:"otherProcessor"`
 }
 
 func (e Explanation) String() string {
@@ -58,6 +61,7 @@ func (e Explanation) String() string {
 	}{
 		{e.Fit, "fit"}, {e.Busy, "full"}, {e.Cordoned, "cordoned"}, {e.Lost, "not answering"}, {e.NoRuntime, "without such a runtime"},
 		{e.TooSmall, "too small"}, {e.NoTemplate, "without the template"}, {e.Apart, "on the other side of the quarantine"},
+		{e.OtherCPU, "with another processor"},
 	} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
@@ -324,6 +328,10 @@ func suits(n *hades.Node, want Want, now time.Time, ex *Explanation) bool {
 	switch _, ok := runtimeFor(n, want); {
 	case !ok:
 		ex.NoRuntime++
+	case want.CPU != "" && n.CPUModel != want.CPU:
+		ex.OtherCPU++
+	case want.Apart != "" && n.Name == want.Apart:
+		ex.Cordoned++
 	case !within(want.Resources, n.Capacity):
 		ex.TooSmall++
 	case !n.Live(now):
@@ -401,7 +409,7 @@ func refusal(want Want, ex Explanation) *tartarus.Error {
 	if want.Confined && ex.Seen == 0 {
 		return &tartarus.Error{Kind: tartarus.Denied, Code: "quarantine", Message: "this sandbox may only run in quarantine, and no node is labelled " + tartarus.LabelTyphon}
 	}
-	if ex.Lost+ex.Cordoned+ex.NoTemplate > 0 || ex.Seen == 0 {
+	if ex.Lost+ex.Cordoned+ex.NoTemplate+ex.OtherCPU > 0 || ex.Seen == 0 {
 		e := tartarus.Errorf(tartarus.Unavailable, "no node can take %s now (%s)", what, ex)
 		e.RetryAfter = 5 * time.Second // a heartbeat
 		return e

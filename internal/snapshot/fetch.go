@@ -36,6 +36,9 @@ func (s *Store) fetch(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if m.Kind == Sandbox { // it has moved here
+		m.Node = s.cfg.Node
+	}
 	tmp, err := os.MkdirTemp(s.tmp(), id+"-")
 	if err != nil {
 		return err

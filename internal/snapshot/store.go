@@ -318,6 +318,22 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
+// Leave takes a snapshot away from this machine and leaves its copy in the object store to whoever has it by now.
+func (s *Store) Leave(id string) error {
+	s.mu.Lock()
+	e, ok := s.known[id]
+	ok = ok && !e.doomed
+	busy := ok && e.users > 0
+	if ok {
+		e.doomed = true
+	}
+	s.mu.Unlock()
+	if !ok || busy { // whoever uses it removes it
+		return nil
+	}
+	return s.unlink(id, e)
+}
+
 // unlink removes the folder of a doomed snapshot: out of the way first, so that a crash leaves all of it or nothing to see.
 func (s *Store) unlink(id string, e *entry) error {
 	e.writing.Lock() // nobody brings its manifest back

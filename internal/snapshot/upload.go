@@ -192,6 +192,9 @@ func (s *Store) complete(ctx context.Context, id string) error {
 	return s.Upload(ctx, id)
 }
 
+// HasCopies reports whether there is an object store.
+func (s *Store) HasCopies() bool { return s.cfg.Blobs != nil }
+
 // Upload copies a snapshot into the object store. It sends only chunks that are not there, so that one that was interrupted goes on where it was. The
 // local snapshot is read and otherwise left alone.
 func (s *Store) Upload(ctx context.Context, id string) error {

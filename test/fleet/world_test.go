@@ -38,6 +38,8 @@ type world struct {
 	subnet netip.Addr
 	redis  *process
 	redisP int
+
+	nodeEnv []string // of every node, beside what it needs
 }
 
 func newWorld(t *testing.T) *world {
@@ -353,7 +355,7 @@ func (n *node) env() []string {
 	if n.own {
 		env = append(env, "TARTARUS_NODE_ADDR="+n.addr()+":7302")
 	}
-	return env
+	return append(env, n.w.nodeEnv...)
 }
 
 func (n *node) start() {

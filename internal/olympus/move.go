@@ -1,0 +1,167 @@
+package olympus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
+)
+
+// Mover is a Node whose sandboxes can go on elsewhere.
+type Mover interface {
+	// Evict pauses a sandbox if it runs and sees that the object store has all of it. It stays the node's.
+	Evict(ctx context.Context, id string) (tartarus.Move, error)
+	// Holds reports whether the node has a sandbox.
+	Holds(ctx context.Context, id string) (bool, error)
+	// Leave gives up a paused sandbox that is another node's by now.
+	Leave(ctx context.Context, id string) error
+}
+
+const (
+	// moveTime bounds moving one sandbox: its memory goes to the object store and back.
+	moveTime = 5 * time.Minute
+	// movesAtOnce is how many of a node are moved side by side: each is bound by the node's disk and network.
+	movesAtOnce = 4
+)
+
+// moveAll moves sandboxes to other nodes and says of each why it was not moved.
+func (s *Server) moveAll(r *http.Request, all []tartarus.Sandbox) []error {
+	errs := make([]error, len(all))
+	var g errgroup.Group
+	g.SetLimit(movesAtOnce)
+	for i, sb := range all {
+		g.Go(func() error {
+			if errs[i] = s.move(r, sb); errs[i] != nil {
+				s.log.Warn("sandbox not moved", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "error", errs[i])
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return errs
+}
+
+// move brings a sandbox to another node of the same kind. Whatever fails on the way, one node has all of it: the old one until the registry says
+// otherwise, and that one takes it back when the new one did not get it.
+func (s *Server) move(r *http.Request, sb tartarus.Sandbox) error {
+	if sb.Phase != tartarus.Running && sb.Phase != tartarus.Paused {
+		return tartarus.Errorf(tartarus.Conflict, "it is %s: it can be moved while it runs or is paused", sb.Phase)
+	}
+	// Once begun it is finished or undone, whether or not the caller waits.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), moveTime)
+	defer cancel()
+	to, err := s.placer.place(ctx, s.movesTo(ctx, sb), time.Now())
+	if err != nil {
+		return err
+	}
+	if to.Node == sb.Node {
+		return tartarus.Errorf(tartarus.Unavailable, "no other node takes it")
+	}
+	at, err := s.onNode(r, sb)
+	if err != nil {
+		return err
+	}
+	from, ok := at.(Mover)
+	if !ok {
+		return unsupported("moving")
+	}
+	m, err := from.Evict(ctx, sb.ID)
+	if err != nil {
+		return err
+	}
+	moved, err := s.handOver(ctx, m, sb.Node, to.Node)
+	if err != nil {
+		return err
+	}
+	s.cfg.Changed(moved)
+	return from.Leave(ctx, sb.ID)
+}
+
+// movesTo is what a sandbox needs of the node that it is moved to.
+func (s *Server) movesTo(ctx context.Context, sb tartarus.Sandbox) phlegethon.Want {
+	w := want(sb.Spec, "")
+	w.Runtime, w.Apart = sb.Driver, sb.Node
+	nodes, err := s.cfg.Registry.Nodes(ctx)
+	if err != nil {
+		return w
+	}
+	for _, n := range nodes {
+		if n.Name == sb.Node {
+			w.CPU = n.CPUModel
+		}
+	}
+	return w
+}
+
+// handOver makes an evicted sandbox the new node's: first in the registry, so that no two nodes have it, then there.
+func (s *Server) handOver(ctx context.Context, m tartarus.Move, from, to string) (tartarus.Sandbox, error) {
+	sb, err := s.assign(ctx, m.Sandbox, to)
+	if err != nil {
+		return sb, err
+	}
+	m.Sandbox = sb
+	payload, err := json.Marshal(tartarus.Resume{ID: sb.ID, Tenant: sb.Tenant, Timeout: m.Timeout, Move: &m})
+	if err == nil {
+		var job acheron.Job
+		job, err = s.cfg.Queue.Enqueue(ctx, acheron.Job{
+			ID: tartarus.NewID(), Tenant: sb.Tenant, Node: to, Kind: acheron.Resume, Payload: payload,
+			MaxAttempts: createAttempts, Deadline: time.Now().Add(s.cfg.CreateTime),
+		})
+		if err == nil {
+			var there tartarus.Sandbox
+			if there, err = s.arrive(ctx, job, nil); err == nil {
+				return there, nil
+			}
+		}
+	}
+	// Whether the new node got it, it knows best: one that did keeps it, paused. While it does not say, the sandbox stays assigned to it: the old
+	// node has it all the same, and its operator can drain again.
+	if got, asked := s.holds(ctx, to, sb.ID); asked != nil || got {
+		return sb, errors.Join(err, asked)
+	}
+	_, back := s.assign(ctx, sb, from)
+	return sb, errors.Join(err, back)
+}
+
+func (s *Server) holds(ctx context.Context, name, id string) (bool, error) {
+	node, err := s.cfg.Fleet.Node(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	m, ok := node.(Mover)
+	if !ok {
+		return false, unsupported("moving")
+	}
+	return m.Holds(ctx, id)
+}
+
+// assign makes a paused sandbox a node's in the registry.
+func (s *Server) assign(ctx context.Context, sb tartarus.Sandbox, node string) (tartarus.Sandbox, error) {
+	for try := 0; ; try++ {
+		stored, err := s.cfg.Registry.Sandbox(ctx, hades.AnyTenant, sb.ID)
+		if err != nil {
+			return sb, err
+		}
+		next := sb
+		next.Revision, next.Node = stored.Revision, node
+		revision, err := s.cfg.Registry.PutSandbox(ctx, next)
+		if err == nil {
+			next.Revision = revision
+			return next, nil
+		}
+		if !tartarus.Is(err, tartarus.Conflict) || try == assignTries {
+			return sb, err
+		}
+	}
+}
+
+// assignTries bounds the race with the node's own reports.
+const assignTries = 8
