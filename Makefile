@@ -60,7 +60,7 @@ test-kvm: build ## Firecracker with Linux guests, where KVM can run one: the dri
 	PATH="$$(test/firecracker.sh):$$PATH" TARTARUS_TEST_RUNTIME=firecracker $(GO) test -timeout 20m -count 1 -v -run '^TestVirtualMachine$$' ./test/e2e
 
 test-e2e: build ## the built program as its users run it
-	$(GO) test -p 1 -timeout 15m -count 1 ./test/e2e ./test/script
+	$(GO) test -p 1 -timeout 30m -count 1 ./test/e2e ./test/script
 
 FUZZTIME ?= 3s
 fuzz: ## every fuzz target for FUZZTIME, from its saved corpus
