@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -257,80 +256,6 @@ const createBody = `{"templateID":"bench","timeout":3600,"secure":true,"allow_in
 
 // warmUp is how many creates come before those that are measured.
 func warmUp(cfg ControlConfig) int { return min(cfg.N, 10*cfg.Concurrency) }
-
-// creates measures creates, and then looks whether each that was acknowledged is there.
-func (p *plane) creates(ctx context.Context, cfg ControlConfig) (*Report, error) {
-	rep := &Report{What: "control", Runtime: fake.Name, N: cfg.N, Concurrency: cfg.Concurrency, Host: thisHost(), Extra: map[string]float64{}}
-	answer := []byte(`{"sandboxID":"i00000000000000000000","templateID":"benchtemplate0000000","clientID":"tartarus","envdVersion":"0.6.13","domain":null}`)
-	floorURL, err := p.listen(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
-		w.WriteHeader(http.StatusCreated)
-		_, _ = w.Write(answer)
-	}), slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, err
-	}
-	warm := func(int, []byte, time.Duration, error) {}
-	load(ctx, p.url+"/v2/sandboxes", p.secret, createBody, warmUp(cfg), cfg.Concurrency, warm)
-
-	var mu sync.Mutex
-	var ours, floor []time.Duration
-	acknowledged := map[string]bool{}
-	var oursTook, floorTook time.Duration
-	rounds := min(10, cfg.N)
-	var cpu, floorCPU, storeCPU time.Duration
-	for round := range rounds { // interleaved, so that both see the same machine
-		n := cfg.N*(round+1)/rounds - cfg.N*round/rounds
-		used, stored := processorTime(), p.redisTime()
-		oursTook += load(ctx, p.url+"/v2/sandboxes", p.secret, createBody, n, cfg.Concurrency, func(status int, body []byte, took time.Duration, err error) {
-			id := sandboxID(body)
-			mu.Lock()
-			defer mu.Unlock()
-			if err == nil && (status != http.StatusCreated || id == "") {
-				err = fmt.Errorf("status %d: %.200s", status, body)
-			}
-			if err != nil {
-				rep.fail(fmt.Errorf("create: %w", err))
-				return
-			}
-			acknowledged[id] = true
-			ours = append(ours, took)
-		})
-		cpu, storeCPU = cpu+processorTime()-used, storeCPU+p.redisTime()-stored
-		used = processorTime()
-		floorTook += load(ctx, floorURL, p.secret, createBody, n, cfg.Concurrency, func(_ int, _ []byte, took time.Duration, _ error) {
-			mu.Lock()
-			defer mu.Unlock()
-			floor = append(floor, took)
-		})
-		floorCPU += processorTime() - used
-		fmt.Fprintf(cfg.Progress, "round %d of %d: %.0f creates/s\n", round+1, rounds, rate(len(ours), oursTook))
-	}
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	rep.times(ours)
-	rep.PerSecond = rate(len(ours), oursTook)
-	// Of everything in this process, the clients too; unlike the rate it says the same on a busy machine.
-	rep.Extra["cpu_us_per_create"] = round(float64(cpu.Microseconds()) / float64(max(1, len(ours))))
-	if p.redis != 0 {
-		rep.Extra["redis_cpu_us_per_create"] = round(float64(storeCPU.Microseconds()) / float64(max(1, len(ours))))
-	}
-	rep.Extra["floor_cpu_us"] = round(float64(floorCPU.Microseconds()) / float64(max(1, len(floor))))
-	rep.Floor = &Floor{How: "the same requests to a server that answers at once", P50: quantile(floor, 50), P99: quantile(floor, 99), PerSecond: rate(len(floor), floorTook)}
-	if rep.PerSecond > 0 {
-		rep.Ratio = round(rep.Floor.PerSecond / rep.PerSecond)
-	}
-	if err := lost(ctx, p.registry, acknowledged); err != nil {
-		return nil, err
-	}
-	for id := range acknowledged {
-		rep.fail(fmt.Errorf("sandbox %s was acknowledged and is not there", id))
-	}
-	return rep, nil
-}
 
 // processorTime is what this process has used.
 func processorTime() time.Duration {

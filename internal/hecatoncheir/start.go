@@ -74,10 +74,10 @@ func (a *Agent) work(ctx context.Context, l acheron.Lease) {
 	job, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.StartTime)
 	defer cancel()
 	renewed := make(chan struct{})
-	go func() {
+	renewal := time.AfterFunc(renewEvery, func() { // most starts are over before
 		defer close(renewed)
 		a.renew(job, cancel, l)
-	}()
+	})
 
 	began := time.Now()
 	sb, err := a.carryOut(ctx, job, l.Job)
@@ -85,7 +85,9 @@ func (a *Agent) work(ctx context.Context, l acheron.Lease) {
 		a.count.Created(time.Since(began), err)
 	}
 	cancel()
-	<-renewed
+	if !renewal.Stop() {
+		<-renewed
+	}
 
 	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), reportTime)
 	defer cancelLast()
@@ -133,17 +135,15 @@ func retryable(err error) bool {
 	return false
 }
 
-// renew prolongs the lease until ctx ends; when it is lost, it ends the work.
+// renewEvery lets two renewals get lost.
+const renewEvery = leaseTTL / 3
+
+// renew prolongs the lease, now and until ctx ends; when it is lost, it ends the work.
 func (a *Agent) renew(ctx context.Context, lost context.CancelFunc, l acheron.Lease) {
-	tick := time.NewTicker(leaseTTL / 3)
+	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	until := l.Until
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
 		err := a.cfg.Control.Renew(ctx, l, leaseTTL)
 		switch {
 		case err == nil:
@@ -151,6 +151,11 @@ func (a *Agent) renew(ctx context.Context, lost context.CancelFunc, l acheron.Le
 		case tartarus.Is(err, tartarus.Conflict), tartarus.Is(err, tartarus.NotFound), time.Now().After(until):
 			lost()
 			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }
