@@ -56,7 +56,8 @@ def main():
     if not document.exists():
         write("skip", "n/a: there is no api/openapi.yaml")
         return 0
-    Path("schemathesis.toml").write_text(CONFIG)
+    hooks = Path(__file__).parent / "schema_hooks.py"
+    Path("schemathesis.toml").write_text(f"hooks = {json.dumps(str(hooks))}\n{CONFIG}")
     began = time.monotonic()
     # The same requests each time, so that a run that passed passes again; another seed looks elsewhere.
     seed = os.environ.get("SCHEMATHESIS_SEED", "1")

@@ -263,6 +263,9 @@ func (st *stack) clientEnv(o options, l lane) []string {
 	if o.quick {
 		env = append(env, "LANE_QUICK=1")
 	}
+	if seed, ok := os.LookupEnv("SCHEMATHESIS_SEED"); ok {
+		env = append(env, "SCHEMATHESIS_SEED="+seed)
+	}
 	return env
 }
 
@@ -332,6 +335,10 @@ func (st *stack) endSandboxes(ctx context.Context) error {
 		res, err := st.ask(ctx, "GET", "/v2/sandboxes?limit=100")
 		if err != nil {
 			return fmt.Errorf("list sandboxes at the end: %w", err)
+		}
+		if res.StatusCode != http.StatusOK {
+			said, _ := io.ReadAll(res.Body)
+			return fmt.Errorf("list sandboxes at the end: %s %s", res.Status, said)
 		}
 		var listed []struct{ SandboxID string }
 		if err := json.NewDecoder(res.Body).Decode(&listed); err != nil {
