@@ -64,7 +64,7 @@ func TestPromotion(t *testing.T) {
 				}
 			}
 			master.kill()
-			wait(t, "the replica is promoted", func() error { return rc.SlaveOf(ctx, "NO", "ONE").Err() })
+			wait(t, "the replica is promoted", func() error { return rc.Do(ctx, "REPLICAOF", "NO", "ONE").Err() })
 			p.aim(replica.addr())
 			p.drop()
 			wait(t, "it is found", func() error { _, err := db.Queue().Job(ctx, "j0"); return err })
