@@ -101,11 +101,9 @@ func openVMM(ctx context.Context, cfg Config) (r *vmmRig, err error) {
 	if err := os.WriteFile(kernel, payload.ELF(), 0o644); err != nil {
 		return r, err
 	}
-	monitor, jailer := daemon.FirecrackerPrograms(cfg.Daemon)
-	r.driver, err = firecracker.New(firecracker.Config{
-		Dir: filepath.Join(r.dir, "driver"), Firecracker: monitor, Jailer: jailer, Users: r.users,
-		Guest: firecracker.Guest{Bare: kernel}, Console: true,
-	})
+	c := daemon.FirecrackerConfig(cfg.Daemon)
+	c.Dir, c.Users, c.Guest, c.Console = filepath.Join(r.dir, "driver"), r.users, firecracker.Guest{Bare: kernel}, true
+	r.driver, err = firecracker.New(c)
 	if err != nil {
 		return r, err
 	}

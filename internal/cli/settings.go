@@ -332,6 +332,8 @@ var help = map[string]string{
 	"kernel":                     "kernel of virtual machines: a folder with it and its modules, or its file",
 	"firecracker":                "program of the runtime firecracker",
 	"jailer":                     "program that jails firecracker, of the same release",
+	"pageFaultHandler":           "memory of restored Firecracker machines comes from a process beside each, which remembers what is touched first",
+	"ioUring":                    "Firecracker's disks go through io_uring",
 	"defaultTemplate":            "template of creates that name none (default base when built, else tiny)",
 	"nodeName":                   "name of this node",
 	"labels":                     "labels of this node, NAME=VALUE,...",

@@ -49,6 +49,11 @@ type Config struct {
 	// and in PATH.
 	Firecracker string `key:"firecracker" env:"TARTARUS_FIRECRACKER"`
 	Jailer      string `key:"jailer" env:"TARTARUS_JAILER"`
+	// PageFaultHandler has a process beside each restored Firecracker machine bring its memory in, and remember what is touched first. Without it
+	// the kernel does, and clones share the pages that they only read.
+	PageFaultHandler bool `key:"pageFaultHandler" env:"TARTARUS_PAGE_FAULT_HANDLER"`
+	// IOUring has Firecracker read and write disks through io_uring.
+	IOUring bool `key:"ioUring" env:"TARTARUS_IO_URING"`
 	// DefaultTemplate is what a create without a template gets. Empty means base when built, else tiny.
 	DefaultTemplate string `key:"defaultTemplate" env:"TARTARUS_DEFAULT_TEMPLATE"`
 	// NodeName is this node's name in the registry. It must stay the same across restarts.

@@ -37,10 +37,9 @@ func Drivers(cfg Config) ([]vmm.Driver, error) {
 func openDrivers(cfg Config, state string, log *slog.Logger) ([]vmm.Driver, error) {
 	judge := func(ctx context.Context) kvm.Verdict { return kvm.Remembered(ctx, kvmMemory, time.Now()) }
 	kernel := guestKernel(cfg)
-	monitor, jailer := FirecrackerPrograms(cfg)
-	fc, err := firecracker.New(firecracker.Config{
-		Dir: filepath.Join(state, "microvms"), Firecracker: monitor, Jailer: jailer, Guest: firecracker.Guest{Linux: kernel}, KVM: judge, Log: log,
-	})
+	micro := FirecrackerConfig(cfg)
+	micro.Dir, micro.Guest, micro.KVM, micro.Log = filepath.Join(state, "microvms"), firecracker.Guest{Linux: kernel}, judge, log
+	fc, err := firecracker.New(micro)
 	if err != nil {
 		return nil, err
 	}
@@ -58,9 +57,19 @@ func openDrivers(cfg Config, state string, log *slog.Logger) ([]vmm.Driver, erro
 // kvmMemory is where the verdict over the host's KVM is remembered until the next boot.
 const kvmMemory = "/run/tartarus/kvm.json"
 
-// FirecrackerPrograms finds Firecracker and its jailer: the configured ones, else the data folder's, else what ./dev-setup.sh got in the folder where
+// FirecrackerConfig is what the configuration says of Firecracker, without a place, a guest and a judge of KVM.
+func FirecrackerConfig(cfg Config) (c firecracker.Config) {
+	c.Firecracker, c.Jailer = firecrackerPrograms(cfg)
+	c.PageFaults.Handler = cfg.PageFaultHandler
+	if cfg.IOUring {
+		c.Engine = firecracker.EngineAsync
+	}
+	return c
+}
+
+// firecrackerPrograms finds Firecracker and its jailer: the configured ones, else the data folder's, else what ./dev-setup.sh got in the folder where
 // the program was started or built, else those in PATH. One that is nowhere is empty.
-func FirecrackerPrograms(cfg Config) (monitor, jailer string) {
+func firecrackerPrograms(cfg Config) (monitor, jailer string) {
 	places := []string{filepath.Join(cfg.DataDir, "firecracker"), devKernel}
 	if self, err := os.Executable(); err == nil {
 		places = append(places, filepath.Join(filepath.Dir(self), "..", devKernel))
