@@ -210,7 +210,9 @@ func TestCreateClientGoneLate(t *testing.T) {
 	var leave func()
 	r := newRig(t, func(c *olympus.Config, _ *olympustest.Node) { c.Changed = func(tartarus.Sandbox) { leave() } })
 	var serving context.Context
+	served := make(chan struct{}, 2)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		defer func() { served <- struct{}{} }()
 		serving = req.Context()
 		r.Server.Handler().ServeHTTP(w, req)
 	}))
@@ -231,6 +233,7 @@ func TestCreateClientGoneLate(t *testing.T) {
 			res.Body.Close()
 			t.Fatal("the request was answered")
 		}
+		<-served
 	}
 	create("Idempotency-Key", "again")
 	r.held(1)
