@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -34,6 +35,7 @@ type stack struct {
 	server  *exec.Cmd
 	exited  chan error
 	log     string
+	failed  atomic.Bool // a lane did, and its log should be looked at
 }
 
 // How long the server may take: to build base where nobody did, to answer, and to stop.
@@ -284,6 +286,7 @@ func fileExists(path string) bool {
 
 // mark notes in a lane's results that the lane did not come to its end.
 func (st *stack) mark(l lane, why string) {
+	st.failed.Store(true)
 	line, _ := json.Marshal(result{Kind: "test", Name: "(the lane)", Outcome: "fail", Reason: why})
 	f, err := os.OpenFile(filepath.Join(st.results, l.name+".jsonl"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -318,7 +321,7 @@ func (st *stack) stop(o options) error {
 		errs = append(errs, st.endSandboxes(ctx), st.endServer(ctx), st.faults(), st.leaks(ctx, o))
 	}
 	errs = append(errs, st.outside.remove(ctx))
-	if err := errors.Join(errs...); err != nil || o.keep {
+	if err := errors.Join(errs...); err != nil || o.keep || st.failed.Load() {
 		fmt.Printf("         left for a look: %s\n", st.dir)
 		return err
 	}
