@@ -246,6 +246,9 @@ type Warm struct {
 type Audit struct {
 	// Retention is how long records are kept. 0 keeps them for ever.
 	Retention time.Duration `key:"retention" env:"TARTARUS_AUDIT_RETENTION"`
+	// ArchiveFor sends each segment of the log that has ended to the bucket of s3, under audit/, where nobody can remove it for that long if the
+	// bucket has object lock. 0 sends none.
+	ArchiveFor time.Duration `key:"archiveFor" env:"TARTARUS_AUDIT_ARCHIVE_FOR"`
 }
 
 // Network says where network slots come from.
@@ -351,6 +354,8 @@ func (c Config) Validate() error {
 	check(slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel), "logLevel %q must be debug, info, warn or error", c.LogLevel)
 	check(c.LogFormat == "text" || c.LogFormat == "json", "logFormat %q must be text or json", c.LogFormat)
 	check(c.Audit.Retention >= 0, "audit.retention %s must not be negative", c.Audit.Retention)
+	check(c.Audit.ArchiveFor >= 0, "audit.archiveFor %s must not be negative", c.Audit.ArchiveFor)
+	check(c.Audit.ArchiveFor == 0 || c.S3.Bucket != "", "audit.archiveFor is set and s3.bucket (TARTARUS_S3_BUCKET) is not")
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Warm.validate()...)
 	if err := c.Heat.thresholds().Validate(); err != nil {

@@ -3,11 +3,13 @@ package daemon
 import (
 	"context"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/audit"
+	"github.com/tartarus-sandbox/tartarus/internal/store/s3"
 	"github.com/tartarus-sandbox/tartarus/internal/themis"
 )
 
@@ -50,8 +52,31 @@ func (d *Daemon) openLaw(ctx context.Context, p *parts) (l law, err error) {
 		return l, err
 	}
 	p.onClose(closer(l.log))
-	l.sealer, err = audit.NewSealer(ctx, audit.SealerConfig{Log: l.log, Store: store, Retention: d.cfg.Audit.Retention, Slog: d.log})
+	archive, err := d.archive(p)
+	if err != nil {
+		return l, err
+	}
+	l.sealer, err = audit.NewSealer(ctx, audit.SealerConfig{Log: l.log, Store: store, Retention: d.cfg.Audit.Retention, Archive: archive, Slog: d.log})
 	return l, err
+}
+
+// archive is where segments of the log go that have ended, nil when they go nowhere.
+func (d *Daemon) archive(p *parts) (func(ctx context.Context, chain, file string, body []byte) error, error) {
+	if d.cfg.Audit.ArchiveFor == 0 || d.cfg.Ephemeral {
+		return nil, nil
+	}
+	bucket, err := s3.New(d.cfg.S3.config())
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(func(context.Context) error { return bucket.Close() })
+	return func(ctx context.Context, chain, file string, body []byte) error {
+		locked, err := bucket.PutLocked(ctx, "audit/"+chain+"/"+file, body, time.Now().Add(d.cfg.Audit.ArchiveFor))
+		if err == nil {
+			d.log.Info("segment of the audit log archived", "chain", chain, "segment", file, "locked", locked)
+		}
+		return err
+	}, nil
 }
 
 // run does the law's work in the background until ctx ends.
