@@ -108,10 +108,11 @@ stack-smoke: build ## the same on free ports, used and taken down; and its agree
 	$(GO) test -count 1 ./test/stack
 	$(GO) run ./test/stack --smoke
 
-bench: build ## create, exec and edge against their floors
+bench: build ## create, exec and edge against their floors; judges and the audit log
 	bin/tartarus bench create --n 50 --json
 	bin/tartarus bench exec --json
 	bin/tartarus bench edge --json
+	bin/tartarus bench judges --json
 
 clean:
 	rm -rf bin internal/image/embedded/bin/tartarus-*
