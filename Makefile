@@ -55,9 +55,12 @@ test-vm: build ## virtual machines: real monitors under their jails, with a Linu
 # Needs /dev/kvm of real hardware, root, and firecracker with jailer; where that is missing every test of it is skipped and says why.
 test-kvm: build ## Firecracker with Linux guests, where KVM can run one: the driver's promises, and a sandbox's life through the API
 	@./dev-setup.sh kernel || echo "no kernel for virtual machines" >&2
-	@bin/tartarus doctor | grep -E '/dev/kvm|firecracker' || true
-	$(GO) test -timeout 20m -count 1 -v -run '^TestLinuxGuest$$' ./internal/vmm/firecracker
-	PATH="$$(test/firecracker.sh):$$PATH" TARTARUS_TEST_RUNTIME=firecracker $(GO) test -timeout 20m -count 1 -v -run '^TestVirtualMachine$$' ./test/e2e
+	@PATH="$$(test/firecracker.sh):$$PATH" bin/tartarus doctor | grep -E '/dev/kvm|firecracker' || true
+	@log=$$(mktemp); rc=0; \
+	$(GO) test -timeout 20m -count 1 -v -run '^TestLinuxGuest$$' ./internal/vmm/firecracker >$$log 2>&1 || rc=1; \
+	PATH="$$(test/firecracker.sh):$$PATH" TARTARUS_TEST_RUNTIME=firecracker $(GO) test -timeout 20m -count 1 -v -run '^TestVirtualMachine$$' ./test/e2e >>$$log 2>&1 || rc=1; \
+	if [ $$rc = 0 ] && grep -q '^--- SKIP' $$log; then grep -vE '^(PASS|ok)' $$log; echo "test-kvm: skipped, which is no pass: the reasons are above"; else cat $$log; fi; \
+	rm -f $$log; exit $$rc
 
 LAW = route x role|noticed:|quota of 10|in force on three|^--- (PASS|FAIL|SKIP): Test(Roles|Quota|Polic|Tamper|Check|Key|Crash|Retention|NoSecret|Nothing|Quarantine)|needs |^(ok|FAIL)
 # Prints what was counted and noticed; all the rest only when something fails.
