@@ -234,6 +234,7 @@ func (p *Pool) keep(ctx context.Context) error {
 		}
 	}
 	p.refill(ctx)
+	var settled <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -256,6 +257,14 @@ func (p *Pool) keep(ctx context.Context) error {
 			heal()
 			p.refill(ctx)
 		case <-p.wake:
+			switch {
+			case p.low():
+				p.refill(ctx)
+			case settled == nil:
+				settled = time.After(settleTime)
+			}
+		case <-settled:
+			settled = nil
 			p.refill(ctx)
 		}
 	}
@@ -279,6 +288,17 @@ func (p *Pool) heal(ctx context.Context) error {
 		p.log.Warn("egress rules had been changed by somebody else and are restored")
 	}
 	return err
+}
+
+// settleTime is how long the pool lets others go first while it has slots left. Resetting one holds the kernel's lock on all rules for 13 ms, which
+// whoever has just taken or given back a slot most likely needs for the next.
+const settleTime = 200 * time.Millisecond
+
+// low reports whether less than half of the slots that are kept ready are.
+func (p *Pool) low() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return 2*len(p.ready[Veth]) < p.want(Veth) || 2*len(p.ready[TAP]) < p.want(TAP)
 }
 
 func (p *Pool) poke() {
