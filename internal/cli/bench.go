@@ -50,6 +50,7 @@ func (e *Env) benchVerb(name, short string, n int, run func(context.Context, ben
 			if !e.JSON {
 				cfg.Progress = e.Stderr
 			}
+			collectLess() // as a server does
 			rep, err := run(cmd.Context(), cfg)
 			if err != nil {
 				return err

@@ -4,11 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
+
+// withoutForks runs f while no process is started: until it is another program, a child has a copy of every descriptor, and a device that is
+// attached to twice is busy for the virtual machine that comes next.
+func withoutForks(f func() error) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return f()
+}
 
 // openTAP attaches to the TAP device of the calling thread's namespace, making it where it is missing.
 func openTAP() (int, error) {
@@ -30,15 +39,17 @@ func openTAP() (int, error) {
 
 // makeTAP makes a TAP device that stays when nobody is attached, in the calling thread's namespace.
 func makeTAP() error {
-	fd, err := openTAP()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
-		return fmt.Errorf("keep TAP device: %w", err)
-	}
-	return nil
+	return withoutForks(func() error {
+		fd, err := openTAP()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
+			return fmt.Errorf("keep TAP device: %w", err)
+		}
+		return nil
+	})
 }
 
 // bridgeTAP joins the TAP device and the cable's inner end. The bridge has no address and the namespace no route: frames
@@ -78,26 +89,28 @@ func (p *Pool) OwnTAP(ctx context.Context, s *Slot, uid, gid int) error {
 		if err := p.host.enter(s.name); err != nil {
 			return err
 		}
-		fd, err := openTAP()
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		if err := errors.Join(unix.IoctlSetInt(fd, unix.TUNSETOWNER, uid), unix.IoctlSetInt(fd, unix.TUNSETGROUP, gid)); err != nil {
+		if err := setTAPOwner(uid, gid); err != nil {
 			return fmt.Errorf("give TAP device of %s to user %d: %w", s.name, uid, err)
 		}
 		return nil
 	})
 }
 
+// setTAPOwner says who may attach to the TAP device of the calling thread's namespace.
+func setTAPOwner(uid, gid int) error {
+	return withoutForks(func() error {
+		fd, err := openTAP()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return errors.Join(unix.IoctlSetInt(fd, unix.TUNSETOWNER, uid), unix.IoctlSetInt(fd, unix.TUNSETGROUP, gid))
+	})
+}
+
 // disownTAP makes the TAP device of the calling thread's namespace root's again.
 func disownTAP() error {
-	fd, err := openTAP()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := errors.Join(unix.IoctlSetInt(fd, unix.TUNSETOWNER, 0), unix.IoctlSetInt(fd, unix.TUNSETGROUP, 0)); err != nil {
+	if err := setTAPOwner(0, 0); err != nil {
 		return fmt.Errorf("take TAP device back: %w", err)
 	}
 	return nil
