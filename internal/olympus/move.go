@@ -58,7 +58,11 @@ func (s *Server) move(r *http.Request, sb tartarus.Sandbox) error {
 	// Once begun it is finished or undone, whether or not the caller waits.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), moveTime)
 	defer cancel()
-	to, err := s.placer.place(ctx, s.movesTo(ctx, sb), time.Now())
+	need, err := s.movesTo(ctx, sb)
+	if err != nil {
+		return err
+	}
+	to, err := s.placer.place(ctx, need, time.Now())
 	if err != nil {
 		return err
 	}
@@ -86,19 +90,19 @@ func (s *Server) move(r *http.Request, sb tartarus.Sandbox) error {
 }
 
 // movesTo is what a sandbox needs of the node that it is moved to.
-func (s *Server) movesTo(ctx context.Context, sb tartarus.Sandbox) phlegethon.Want {
+func (s *Server) movesTo(ctx context.Context, sb tartarus.Sandbox) (phlegethon.Want, error) {
 	w := want(sb.Spec, "")
 	w.Runtime, w.Apart = sb.Driver, sb.Node
 	nodes, err := s.cfg.Registry.Nodes(ctx)
 	if err != nil {
-		return w
+		return w, err // another processor's memory image must not be tried for want of an answer
 	}
 	for _, n := range nodes {
 		if n.Name == sb.Node {
 			w.CPU = n.CPUModel
 		}
 	}
-	return w
+	return w, nil
 }
 
 // handOver makes an evicted sandbox the new node's: first in the registry, so that no two nodes have it, then there.
