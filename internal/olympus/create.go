@@ -97,36 +97,18 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	return s.hand(w, r, s.answerSandbox(sb, who), []tartarus.Sandbox{sb})
 }
 
-// place finds a node for a sandbox; one made from a snapshot goes where that is, unless the node is gone and others can fetch a copy.
-func (s *Server) place(ctx context.Context, spec tartarus.Spec, tier tartarus.Tier, who caller) (phlegethon.Placement, error) {
-	need := want(spec, tier)
-	if spec.SnapshotID == "" {
-		return s.placer.place(ctx, need, who.now)
-	}
-	snap, err := s.findSnapshot(ctx, spec.Tenant, spec.SnapshotID)
+// place finds a node for a sandbox.
+func (s *Server) place(ctx context.Context, spec tartarus.Spec, tier tartarus.Tier, who caller) (got phlegethon.Placement, err error) {
+	needs, err := s.needs(ctx, spec, tier)
 	if err != nil {
-		return phlegethon.Placement{}, err
+		return got, err
 	}
-	if snap.Node == "" {
-		return s.placer.place(ctx, need, who.now)
+	for _, need := range needs {
+		if got, err = s.placer.place(ctx, need, who.now); err == nil {
+			break
+		}
 	}
-	if snap.Copied { // it is there already, and can be fetched from anywhere else
-		need.Near = snap.Node
-	}
-	rt, live := s.placer.offers(ctx, snap.Node, snap.Runtime, who.now)
-	switch {
-	case snap.Copied && need.Confined:
-		return s.placer.place(ctx, need, who.now)
-	case live && tier != "" && !rt.Tier.AtLeast(tier):
-		return phlegethon.Placement{}, tartarus.Errorf(tartarus.Unsupported, "the snapshot's runtime %s isolates as %s, and %s is demanded", snap.Runtime, rt.Tier, tier)
-	case live:
-		return phlegethon.Placement{Node: snap.Node, Runtime: snap.Runtime}, nil
-	case snap.Copied:
-		return s.placer.place(ctx, need, who.now)
-	}
-	return phlegethon.Placement{}, &tartarus.Error{
-		Kind: tartarus.Unavailable, RetryAfter: 5 * time.Second, Message: "node " + snap.Node + ", the only one that has the snapshot, does not run " + snap.Runtime + " now",
-	}
+	return got, err
 }
 
 // createAttempts is how often a start is tried before it is given up: once more than chance would explain.

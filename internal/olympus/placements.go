@@ -17,6 +17,29 @@ func want(spec tartarus.Spec, tier tartarus.Tier) phlegethon.Want {
 	}
 }
 
+// needs is what a sandbox needs of a node, in the order in which it is asked for. One made from a snapshot goes where that is; where that
+// node does not take it, it goes to another one if there is a copy to fetch.
+func (s *Server) needs(ctx context.Context, spec tartarus.Spec, tier tartarus.Tier) ([]phlegethon.Want, error) {
+	need := want(spec, tier)
+	if spec.SnapshotID == "" {
+		return []phlegethon.Want{need}, nil
+	}
+	snap, err := s.findSnapshot(ctx, spec.Tenant, spec.SnapshotID)
+	if err != nil {
+		return nil, err
+	}
+	if snap.Node == "" {
+		return []phlegethon.Want{need}, nil
+	}
+	there := need
+	// What it is made from is there, whether or not the template still is.
+	there.Only, there.Near, there.Runtime, there.Build = snap.Node, snap.Node, snap.Runtime, ""
+	if !snap.Copied {
+		return []phlegethon.Want{there}, nil
+	}
+	return []phlegethon.Want{there, need}, nil
+}
+
 // explainPlacement says where a sandbox would go and why, and makes none.
 func (s *Server) explainPlacement(w http.ResponseWriter, r *http.Request, who caller) error {
 	raw, err := readBody(w, r)
@@ -50,7 +73,17 @@ func (s *Server) explainPlacement(w http.ResponseWriter, r *http.Request, who ca
 }
 
 func (s *Server) explain(ctx context.Context, spec tartarus.Spec, tier tartarus.Tier, who caller) (api.Placement, error) {
-	got, seen, err := s.placer.explain(ctx, want(spec, tier), who.now)
+	needs, err := s.needs(ctx, spec, tier)
+	if err != nil {
+		return api.Placement{}, err
+	}
+	var got phlegethon.Placement
+	var seen []phlegethon.Candidate
+	for _, need := range needs {
+		if got, seen, err = s.placer.explain(ctx, need, who.now); err == nil {
+			break
+		}
+	}
 	out := api.Placement{Candidates: []api.PlacementCandidate{}, Nodes: api.PlacementNodes(got.Explain)}
 	switch {
 	case tartarus.Is(err, tartarus.Unavailable), tartarus.Is(err, tartarus.Unsupported), tartarus.Is(err, tartarus.Denied):

@@ -46,21 +46,6 @@ func (p *placer) place(ctx context.Context, want phlegethon.Want, now time.Time)
 	return p.pick(want, now)
 }
 
-// offers reports whether a node lives and has a runtime, and what that one is.
-func (p *placer) offers(ctx context.Context, node, runtime string, now time.Time) (hades.Runtime, bool) {
-	if _, err := p.refresh(ctx, nodesTTL, now); err != nil {
-		return hades.Runtime{}, false
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, n := range p.fleet.Nodes {
-		if rt, ok := n.Runtimes[runtime]; n.Name == node && n.Live(now) && ok {
-			return rt, true
-		}
-	}
-	return hades.Runtime{}, false
-}
-
 // pick places on the list at hand and notes it there.
 func (p *placer) pick(want phlegethon.Want, now time.Time) (phlegethon.Placement, error) {
 	p.mu.Lock()

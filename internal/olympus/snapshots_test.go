@@ -11,6 +11,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus/olympustest"
 )
@@ -166,6 +167,42 @@ func TestForkThatFails(t *testing.T) {
 		t.Errorf("%d failed, want 2", failed)
 	}
 }
+
+// Where its snapshot is does not make a sandbox go where it must not.
+func TestSnapshotsKeepApart(t *testing.T) {
+	r := newRig(t, func(_ *olympus.Config, n *olympustest.Node) {
+		n.Self.Runtimes = map[string]hades.Runtime{"fake": {Tier: tartarus.TierUserKernel}} // quarantine demands as much
+	})
+	snap := decode[api.Snapshot](r.call("developer", "POST", "/sandboxes/"+r.create(`{"templateID":"base"}`).SandboxID+"/snapshots", `{}`).want(201))
+	r.call("operator", "PUT", "/policies/strangers", policyBody(t, strangers, 0)).want(200)
+	plain, stranger := `{"templateID":"`+snap.SnapshotID+`"}`, `{"templateID":"`+snap.SnapshotID+`","metadata":{"stranger":"yes"}}`
+	refused := func(what, body string, code int) {
+		t.Helper()
+		r.call("developer", "POST", "/v2/sandboxes", body).want(code)
+		if p := decode[api.Placement](r.call("operator", "POST", "/placements", body).want(200)); p.Refused == "" {
+			t.Errorf("%s: explained as going to %q", what, p.Node)
+		}
+	}
+	r.call("developer", "POST", "/v2/sandboxes", plain).want(201)
+	refused("quarantine on a node for anything else", stranger, 403)
+	r.call("admin", "POST", "/nodes/one/cordon", "").want(204)
+	refused("a cordoned node", plain, 503)
+	r.call("admin", "POST", "/nodes/one/uncordon", "").want(204)
+	r.call("admin", "PATCH", "/nodes/one/labels", `{"`+tartarus.LabelTyphon+`":"true"}`).want(204)
+	refused("an ordinary one on a node for quarantine", plain, 503)
+	r.call("developer", "POST", "/v2/sandboxes", stranger).want(201)
+}
+
+const strangers = `apiVersion: tartarus.io/v1
+name: strangers
+scope: global
+rules:
+  - name: strangers
+    on: [create]
+    when: '"stranger" in request.metadata'
+    effect: quarantine
+    message: nobody knows it
+`
 
 // What is made from a snapshot that only one node has is made there, however free others are.
 func TestSnapshotsArePlacedWhereTheyAre(t *testing.T) {

@@ -23,6 +23,7 @@ type Want struct {
 	Heat      Heat          // chooses the pool; empty is that of nodes for any heat
 	Confined  bool          // only on nodes with tartarus.LabelTyphon; others never go there
 	Near      string        // node that has its snapshot
+	Only      string        // node that alone has what it is made from; it must suit like any other
 	Apart     string        // node that it must not go to: it comes from there
 	CPU       string        // model of processor that it was snapshot on; empty is any
 }
@@ -165,10 +166,17 @@ func (f *Fleet) Explain(want Want, now time.Time, rnd *rand.Rand) (Placement, []
 
 func (f *Fleet) place(want Want, now time.Time, rnd *rand.Rand, note func(Candidate)) (Placement, error) {
 	s := search{fleet: f, want: want, now: now, rnd: rnd, note: note, best: -1, waiting: -1}
-	if want.Confined {
+	switch i, known := f.near[want.Only]; {
+	case want.Only != "":
+		if known && isTyphon(&f.Nodes[i]) != want.Confined {
+			s.explain.Apart = 1
+		} else if known {
+			s.through([]int{i})
+		}
+	case want.Confined:
 		s.explain.Apart = len(f.Nodes) - len(f.typhon)
 		s.through(f.typhon)
-	} else {
+	default:
 		s.explain.Apart = len(f.typhon)
 		for _, pool := range fallback[want.Heat] {
 			s.through(f.pools[pool])
@@ -406,13 +414,22 @@ func refusal(want Want, ex Explanation) *tartarus.Error {
 	if want.Tier != "" {
 		what += " with isolation " + string(want.Tier) + " or better"
 	}
-	if want.Confined && ex.Seen == 0 {
-		return &tartarus.Error{Kind: tartarus.Denied, Code: "quarantine", Message: "this sandbox may only run in quarantine, and no node is labelled " + tartarus.LabelTyphon}
+	cannot, offers := "no node can take", "no node offers"
+	if want.Only != "" {
+		alone := "node " + want.Only + ", which alone has what it is made from,"
+		cannot, offers = alone+" cannot take", alone+" does not offer"
+	}
+	if want.Confined && ex.Seen == 0 && (want.Only == "" || ex.Apart > 0) {
+		unlabelled := "no node is labelled "
+		if want.Only != "" {
+			unlabelled = "node " + want.Only + ", which alone has what it is made from, is not labelled "
+		}
+		return &tartarus.Error{Kind: tartarus.Denied, Code: "quarantine", Message: "this sandbox may only run in quarantine, and " + unlabelled + tartarus.LabelTyphon}
 	}
 	if ex.Lost+ex.Cordoned+ex.NoTemplate+ex.OtherCPU > 0 || ex.Seen == 0 {
-		e := tartarus.Errorf(tartarus.Unavailable, "no node can take %s now (%s)", what, ex)
+		e := tartarus.Errorf(tartarus.Unavailable, "%s %s now (%s)", cannot, what, ex)
 		e.RetryAfter = 5 * time.Second // a heartbeat
 		return e
 	}
-	return tartarus.Errorf(tartarus.Unsupported, "no node offers %s in this size (%s)", what, ex)
+	return tartarus.Errorf(tartarus.Unsupported, "%s %s in this size (%s)", offers, what, ex)
 }

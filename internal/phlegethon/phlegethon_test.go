@@ -114,6 +114,7 @@ func TestPlaceProperties(t *testing.T) {
 			Tier:      rapid.SampledFrom([]tartarus.Tier{"", "", tartarus.TierEmulated}).Draw(t, "want tier"),
 			Heat:      rapid.SampledFrom([]Heat{"", Cold, Warm, Hot, Inferno}).Draw(t, "want heat"),
 			Confined:  rapid.Bool().Draw(t, "confined"),
+			Only:      rapid.SampledFrom([]string{"", "", "n0", "n3", "gone"}).Draw(t, "only"),
 			Build:     rapid.SampledFrom([]string{"", "build", "other"}).Draw(t, "want build"),
 		}
 		could := func(n hades.Node) bool {
@@ -121,7 +122,7 @@ func TestPlaceProperties(t *testing.T) {
 			for name, r := range n.Runtimes {
 				rt = rt || (want.Runtime == "" || name == want.Runtime) && (want.Tier == "" || r.Tier.AtLeast(want.Tier))
 			}
-			return rt && want.Confined == (n.Labels[tartarus.LabelTyphon] != "") && n.Live(now) && !n.Cordoned && within(want.Resources, n.Capacity)
+			return rt && (want.Only == "" || n.Name == want.Only) && want.Confined == (n.Labels[tartarus.LabelTyphon] != "") && n.Live(now) && !n.Cordoned && within(want.Resources, n.Capacity)
 		}
 		room := func(n hades.Node) bool {
 			return could(n) && (n.Capacity.VCPU == 0 || n.Allocated.VCPU+want.Resources.VCPU <= n.Capacity.VCPU) &&
@@ -206,6 +207,32 @@ func TestOrderVisitsEachOnce(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Placements that are reserved one after the other never hand out more than a node has.
+func TestTakeProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		nodes := make([]hades.Node, rapid.IntRange(1, 10).Draw(t, "nodes"))
+		for i := range nodes {
+			nodes[i] = node(fmt.Sprint("n", i), func(n *hades.Node) {
+				n.Capacity = tartarus.Resources{VCPU: rapid.IntRange(1, 8).Draw(t, "cpu"), MemoryMB: int64(rapid.IntRange(1, 8).Draw(t, "mem")) * 512}
+				n.Warm = map[string]int{"build": rapid.IntRange(0, 2).Draw(t, "warm")}
+			})
+		}
+		f, r := NewFleet(nodes), rnd(rapid.Uint64().Draw(t, "seed"))
+		for range rapid.IntRange(1, 60).Draw(t, "placements") {
+			want := Want{Build: rapid.SampledFrom([]string{"", "build"}).Draw(t, "build"), Only: rapid.SampledFrom([]string{"", "n0"}).Draw(t, "only")}
+			want.Resources = tartarus.Resources{VCPU: rapid.IntRange(1, 4).Draw(t, "want cpu"), MemoryMB: int64(rapid.IntRange(1, 4).Draw(t, "want mem")) * 512}
+			p, err := f.Place(want, now, r)
+			if err != nil || p.Full {
+				continue
+			}
+			f.Take(p, want)
+			if n := f.Nodes[p.Index]; n.Allocated.VCPU > n.Capacity.VCPU || n.Allocated.MemoryMB > n.Capacity.MemoryMB || n.Warm["build"] < 0 {
+				t.Fatalf("overfilled: %+v", n)
+			}
+		}
+	})
 }
 
 // The worst case of the fleet that DESIGN names: ten thousand nodes, none of which fits until the last.
