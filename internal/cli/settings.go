@@ -383,6 +383,7 @@ var help = map[string]string{
 	"fleet.nodeAdvertise":        "address under which replicas reach that",
 	"volumesDir":                 "where the files of volumes are (default: in the data folder)",
 	"audit.retention":            "how long records of the audit log are kept; 0 is for ever",
+	"audit.archiveFor":           "how long ended parts of the audit log are kept, and locked where it can lock, in the bucket; 0 (default) sends none",
 	"metricsAddr":                "where metrics are served without a key, host:port; empty (default) leaves them to the API and the control socket",
 	"pauseOnExit":                "pause every sandbox before the server ends, instead of leaving them to the next",
 	"hypnos.idleAfter":           "how long nothing may have used a sandbox that is put to sleep",
