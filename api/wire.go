@@ -232,7 +232,7 @@ type Placement struct {
 	Pool       string               `json:"pool,omitempty"` // empty: nodes for any heat
 	Runtime    string               `json:"runtime,omitempty"`
 	Warm       bool                 `json:"warm"`
-	Full       bool                 `json:"full"` // it would wait there for room
+	Full       bool                 `json:"full"` // its capacity is handed out already
 	Refused    string               `json:"refused,omitempty"`
 	Nodes      PlacementNodes       `json:"nodes"`
 	Candidates []PlacementCandidate `json:"candidates"`

@@ -131,7 +131,7 @@ func (p *plane) placements(ctx context.Context, cfg ControlConfig, rep *Report) 
 		at := time.Now()
 		got, err := fleet.Place(want, at, rnd)
 		if err == nil {
-			fleet.Take(got, want)
+			fleet.Take(got.Node, want)
 		}
 		took = append(took, time.Since(at))
 		if err != nil {

@@ -62,7 +62,7 @@ func (e *Env) printPlacement(p *api.Placement, explain bool) error {
 		if pool == "" {
 			pool = "any heat"
 		}
-		rows = append(rows, [2]string{"pool", pool}, [2]string{"runtime", p.Runtime}, [2]string{"waits for room", yes(p.Full)}, [2]string{"machine waits", yes(p.Warm)})
+		rows = append(rows, [2]string{"pool", pool}, [2]string{"runtime", p.Runtime}, [2]string{"over capacity", yes(p.Full)}, [2]string{"machine waits", yes(p.Warm)})
 	}
 	for _, r := range rows {
 		if r[1] == "" {

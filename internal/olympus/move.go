@@ -100,9 +100,10 @@ func (s *Server) movesTo(ctx context.Context, sb tartarus.Sandbox) (phlegethon.W
 	for _, n := range nodes {
 		if n.Name == sb.Node {
 			w.CPU = n.CPUModel
+			return w, nil
 		}
 	}
-	return w, nil
+	return w, tartarus.Errorf(tartarus.Unavailable, "node %s is not registered: the model of its processor is not known", sb.Node)
 }
 
 // handOver makes an evicted sandbox the new node's: first in the registry, so that no two nodes have it, then there.

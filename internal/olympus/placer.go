@@ -3,6 +3,7 @@ package olympus
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,7 +23,8 @@ type placer struct {
 	mu      sync.Mutex
 	fleet   *phlegethon.Fleet // nil until it was read once
 	fetched time.Time
-	loading bool // somebody is on the way for a newer list
+	placed  []placed // lately, oldest first
+	loading bool     // somebody is on the way for a newer list
 	rnd     *rand.Rand
 }
 
@@ -52,7 +54,7 @@ func (p *placer) pick(want phlegethon.Want, now time.Time) (phlegethon.Placement
 	defer p.mu.Unlock()
 	got, err := p.fleet.Place(want, now, p.rnd)
 	if err == nil {
-		p.fleet.Take(got, want)
+		p.take(got.Node, want, now)
 	}
 	return got, err
 }
@@ -91,6 +93,7 @@ func (p *placer) refresh(ctx context.Context, age time.Duration, now time.Time) 
 		return false, nil
 	}
 	p.fleet, p.fetched = phlegethon.NewFleet(nodes), now
+	p.again(now)
 	return true, nil
 }
 
@@ -115,4 +118,39 @@ func (p *placer) check(ctx context.Context, within time.Duration, now time.Time)
 		}
 	}
 	return &tartarus.Error{Kind: tartarus.Unavailable, Message: "no node is registered and alive"}
+}
+
+// placed is a sandbox that was placed and that its node may not have spoken of yet.
+type placed struct {
+	node string
+	want phlegethon.Want
+	at   time.Time
+}
+
+const (
+	// unheard is how long it takes at most until a node speaks of what it was given: a heartbeat, and the way to it. Until then a placement counts
+	// beside what the node says; for a moment some count twice, which errs on the side of room.
+	unheard = 6 * time.Second
+	// mostPlaced bounds what is remembered; more than that in six seconds is placed on what is known.
+	mostPlaced = 1 << 15
+)
+
+// take reserves a placement, on this list of nodes and on those that are read before the node speaks of it. The lock is held.
+func (p *placer) take(node string, want phlegethon.Want, now time.Time) {
+	p.fleet.Take(node, want)
+	if len(p.placed) < mostPlaced {
+		p.placed = append(p.placed, placed{node, want, now})
+	}
+}
+
+// again reserves on a new list what may not be in it yet. The lock is held.
+func (p *placer) again(now time.Time) {
+	old := 0
+	for old < len(p.placed) && now.Sub(p.placed[old].at) > unheard {
+		old++
+	}
+	p.placed = slices.Delete(p.placed, 0, old)
+	for _, r := range p.placed {
+		p.fleet.Take(r.node, r.want)
+	}
 }

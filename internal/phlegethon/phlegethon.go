@@ -198,8 +198,12 @@ func (f *Fleet) place(want Want, now time.Time, rnd *rand.Rand, note func(Candid
 }
 
 // Take reserves a placement, so that the next one counts with it.
-func (f *Fleet) Take(p Placement, want Want) {
-	n := &f.Nodes[p.Index]
+func (f *Fleet) Take(node string, want Want) {
+	i, ok := f.near[node]
+	if !ok {
+		return
+	}
+	n := &f.Nodes[i]
 	n.Sandboxes++
 	n.Allocated.VCPU += want.Resources.VCPU
 	n.Allocated.MemoryMB += want.Resources.MemoryMB

@@ -227,7 +227,7 @@ func TestTakeProperties(t *testing.T) {
 			if err != nil || p.Full {
 				continue
 			}
-			f.Take(p, want)
+			f.Take(p.Node, want)
 			if n := f.Nodes[p.Index]; n.Allocated.VCPU > n.Capacity.VCPU || n.Allocated.MemoryMB > n.Capacity.MemoryMB || n.Warm["build"] < 0 {
 				t.Fatalf("overfilled: %+v", n)
 			}
