@@ -77,6 +77,7 @@ type Node struct {
 	Capacity  tartarus.Resources `json:"capacity"`           // what it may hand out in all
 	Allocated tartarus.Resources `json:"allocated"`          // what its sandboxes hold
 	Sandboxes int                `json:"sandboxes"`          // how many it runs
+	Most      int                `json:"most,omitempty"`     // how many it takes; 0 does not say
 	Warm      map[string]int     `json:"warm,omitempty"`     // machines that wait, by the build of their template
 	CPUModel  string             `json:"cpuModel,omitempty"` // snapshots of virtual machines are bound to it
 	Cordoned  bool               `json:"cordoned,omitempty"` // takes nothing new

@@ -249,7 +249,7 @@ func (a *Agent) driver(demand string) (vmm.Driver, error) {
 // Node describes this node as it stands.
 func (a *Agent) Node() hades.Node {
 	n := hades.Node{
-		Name: a.cfg.Name, Labels: a.cfg.Labels, Version: a.cfg.Version, CPUModel: hostCPU(),
+		Name: a.cfg.Name, Labels: a.cfg.Labels, Version: a.cfg.Version, CPUModel: hostCPU(), Most: a.cfg.MaxLive,
 		Capacity: a.cfg.Capacity, Runtimes: map[string]hades.Runtime{},
 	}
 	for k, ready := range a.warm.Ready() {

@@ -404,6 +404,7 @@ func loadWith(n *hades.Node, r tartarus.Resources) float64 {
 			load = max(load, float64(used+more)/float64(of))
 		}
 	}
+	share(int64(n.Sandboxes), 1, int64(n.Most))
 	share(int64(n.Allocated.VCPU), int64(r.VCPU), int64(n.Capacity.VCPU))
 	share(n.Allocated.MemoryMB, r.MemoryMB, n.Capacity.MemoryMB)
 	share(n.Allocated.DiskMB, r.DiskMB, n.Capacity.DiskMB)
