@@ -313,7 +313,7 @@ func sleepers(t *testing.T) int {
 
 // TestManySleepers holds that hibernated sandboxes cost disk only, also across a killed server, and that each of them wakes with what it had.
 func TestManySleepers(t *testing.T) {
-	s := drowsy(t, "TARTARUS_HYPNOS_AT_ONCE=4")
+	s := drowsy(t, "TARTARUS_HYPNOS_AT_ONCE=4", "GOGC=50") // little garbage, so that what is counted is in use
 	n := sleepers(t)
 	ids := make([]string, n)
 	before := s.resident()
