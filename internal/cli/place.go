@@ -98,6 +98,7 @@ func counts(n api.PlacementNodes) string {
 	}{
 		{n.Fit, "with room"}, {n.Busy, "full"}, {n.Cordoned, "cordoned"}, {n.Lost, "not answering"}, {n.NoRuntime, "without the runtime"},
 		{n.TooSmall, "too small"}, {n.NoTemplate, "without the template"}, {n.Apart, "on the other side of the quarantine"},
+		{n.OtherCPU, "with another processor"},
 	} {
 		if c.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", c.n, c.what))

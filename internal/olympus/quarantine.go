@@ -57,6 +57,15 @@ func (s *Server) anyones(r *http.Request) (tartarus.Sandbox, error) {
 	return sb, err
 }
 
+// quarantined finds a sandbox of whatever tenant that is in quarantine.
+func (s *Server) quarantined(r *http.Request) (tartarus.Sandbox, error) {
+	sb, err := s.anyones(r)
+	if err == nil && sb.Phase != tartarus.Quarantined {
+		err = tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s, not quarantined", sb.ID, sb.Phase)
+	}
+	return sb, err
+}
+
 func (s *Server) quarantiner(r *http.Request, sb tartarus.Sandbox) (Quarantiner, error) {
 	node, err := s.onNode(r, sb)
 	if err != nil {
@@ -149,12 +158,9 @@ func (s *Server) evidence(w http.ResponseWriter, r *http.Request, _ caller) erro
 
 // examine looks at what a sandbox in quarantine has on its disk.
 func (s *Server) examine(w http.ResponseWriter, r *http.Request, _ caller) error {
-	sb, err := s.anyones(r)
+	sb, err := s.quarantined(r)
 	if err != nil {
 		return err
-	}
-	if sb.Phase != tartarus.Quarantined {
-		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s, not quarantined", sb.ID, sb.Phase)
 	}
 	node, err := s.quarantiner(r, sb)
 	if err != nil {
@@ -176,14 +182,11 @@ func (s *Server) release(w http.ResponseWriter, r *http.Request, who caller) err
 	if _, err := readReason(w, r); err != nil {
 		return err
 	}
-	sb, err := s.anyones(r)
+	sb, err := s.quarantined(r)
 	if err != nil {
 		return err
 	}
-	if sb.Phase != tartarus.Quarantined || sb.Quarantine == nil {
-		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s, not quarantined", sb.ID, sb.Phase)
-	}
-	if sb.Quarantine.By == who.key.ID {
+	if sb.Quarantine != nil && sb.Quarantine.By == who.key.ID {
 		return tartarus.Errorf(tartarus.Forbidden, "this key put sandbox %s into quarantine; its release takes another operator's", sb.ID)
 	}
 	node, err := s.quarantiner(r, sb)
@@ -200,12 +203,9 @@ func (s *Server) release(w http.ResponseWriter, r *http.Request, who caller) err
 
 // destroy ends a sandbox in quarantine. Its evidence stays.
 func (s *Server) destroy(w http.ResponseWriter, r *http.Request, _ caller) error {
-	sb, err := s.anyones(r)
+	sb, err := s.quarantined(r)
 	if err != nil {
 		return err
-	}
-	if sb.Phase != tartarus.Quarantined {
-		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s, not quarantined", sb.ID, sb.Phase)
 	}
 	node, err := s.onNode(r, sb)
 	if err != nil {
