@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bytes"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -124,20 +125,11 @@ func FuzzSignature(f *testing.F) {
 	})
 }
 
-// canonicalInt parses the digits of a number as the SDKs write it, without a library's leniency.
+// canonicalInt parses a number of 64 bits as the SDKs write it: no sign or zero too many.
 func canonicalInt(s string) (n int64, ok bool) {
-	digits := strings.TrimPrefix(s, "-")
-	if digits == "" || len(digits) > 18 || digits != "0" && digits[0] == '0' || s == "-0" {
+	number, ok := new(big.Int).SetString(s, 10)
+	if !ok || number.String() != s || !number.IsInt64() {
 		return 0, false
 	}
-	for _, c := range []byte(digits) {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = 10*n + int64(c-'0')
-	}
-	if s != digits {
-		n = -n
-	}
-	return n, true
+	return number.Int64(), true
 }
