@@ -119,6 +119,7 @@ func Examine(ctx context.Context, c Config) Report {
 	for _, d := range c.Drivers {
 		s := d.Probe(ctx)
 		r.Runtimes = append(r.Runtimes, Runtime{Name: d.Name(), Usable: s.Usable, Tier: s.Tier, Version: s.Version, Reason: s.Reason})
+		r.Checks = append(r.Checks, driverChecks(ctx, d)...)
 	}
 	r.OK = r.sandboxesCanRun()
 	return r
@@ -152,6 +153,24 @@ func (r Report) sandboxesCanRun() bool {
 		}
 	}
 	return false
+}
+
+// driverChecks are what a driver has to say of the host. None fails: what keeps it from running is in its support.
+func driverChecks(ctx context.Context, d vmm.Driver) (out []Check) {
+	e, ok := d.(vmm.Examiner)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, perCheck)
+	defer cancel()
+	for _, f := range e.Examine(ctx) {
+		c := Check{Name: f.Name, Group: Virtual, Status: OK, Detail: f.Detail, Fix: f.Fix}
+		if f.Fix != "" {
+			c.Status = Warn
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // kvmCheck never fails: without KVM sandboxes run in a user-space kernel or an emulated machine.

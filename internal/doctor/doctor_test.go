@@ -141,6 +141,10 @@ type driver struct {
 func (driver) Name() string                        { return "test" }
 func (d driver) Probe(context.Context) vmm.Support { return d.support }
 
+func (driver) Examine(context.Context) []vmm.Finding {
+	return []vmm.Finding{{Name: "jailer", Detail: "1.2.3"}, {Name: "userfaultfd", Detail: "none", Fix: "boot another kernel"}}
+}
+
 func TestSandboxesCanRun(t *testing.T) {
 	fine := []Check{{Status: OK}, {Status: Warn}}
 	good := []Runtime{{Usable: true, Tier: tartarus.TierUserKernel}}
@@ -168,8 +172,11 @@ func TestExamineHere(t *testing.T) {
 	if took := time.Since(start); took > 15*time.Second {
 		t.Errorf("took %s", took)
 	}
-	if len(r.Checks) != len(probers)+1 || len(r.Runtimes) != 1 {
+	if len(r.Checks) != len(probers)+1+2 || len(r.Runtimes) != 1 {
 		t.Errorf("%d checks, %d runtimes", len(r.Checks), len(r.Runtimes))
+	}
+	if last := r.Checks[len(r.Checks)-2:]; last[0].Status != OK || last[1].Status != Warn || last[1].Fix != "boot another kernel" || last[1].Group != Virtual {
+		t.Errorf("what the driver said: %+v", last)
 	}
 	for _, c := range r.Checks {
 		t.Logf("%-4s %-22s %s", c.Status, c.Name, c.Detail)

@@ -23,7 +23,7 @@ func (d *Driver) Probe(ctx context.Context) vmm.Support {
 	}
 	p, err := d.monitor(ctx)
 	if err != nil {
-		s.Reason = err.Error() + "; put firecracker and jailer of one release into the data folder's firecracker folder or into PATH"
+		s.Reason = err.Error() + "; " + getPrograms
 		return s
 	}
 	s.Version = p.version.String()
