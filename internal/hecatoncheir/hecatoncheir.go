@@ -97,10 +97,11 @@ type Agent struct {
 
 	mu       sync.Mutex
 	held     map[string]*held // by sandbox id
-	dirty    map[string]*held // not told yet how they stand
+	next     *news            // not told yet
+	sent     *news            // being told
 	going    bool             // no termination begins any more
 	cordoned bool             // no sandbox is taken any more
-	wakeup   chan struct{}    // capacity 1: something is dirty
+	wakeup   chan struct{}    // capacity 1: there is news
 
 	flushing chan struct{} // capacity 1: somebody delivers reports
 
@@ -145,7 +146,7 @@ func New(c Config) (*Agent, error) {
 		snapshots: c.Snapshots,
 		cfg:       c, log: c.Log.With("node", c.Name),
 		usable: map[string]vmm.Driver{}, support: map[string]vmm.Support{},
-		held: map[string]*held{}, dirty: map[string]*held{}, count: meterOrNone(c.Meter), leaving: make(chan struct{}),
+		held: map[string]*held{}, next: newNews(), sent: newNews(), count: meterOrNone(c.Meter), leaving: make(chan struct{}),
 		wanted: make(chan warm.Kind, mostWanted), boots: make(chan struct{}, c.Starts),
 		wakers: make(chan struct{}, c.Starts),
 		wakeup: make(chan struct{}, 1), flushing: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),

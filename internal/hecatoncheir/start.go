@@ -106,7 +106,11 @@ func (a *Agent) work(ctx context.Context, l acheron.Lease) {
 // holder took it over.
 func (a *Agent) finish(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox) {
 	h, held := a.find(sb.ID)
-	if held == nil {
+	switch {
+	case held != nil:
+	case l.Job.Kind == acheron.Create: // which was told when it came up
+		a.heard(ctx, h)
+	default:
 		a.told(ctx, h)
 	}
 	body, err := json.Marshal(sb)
