@@ -49,6 +49,8 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/olympus", "internal/shelf", "tenants are kept there"},
 	{"internal/tenant", "internal/shelf", "tenants and the uses of keys are small shared records"},
 	{"internal/olympus", "internal/tenant", "requests are authenticated"},
+	{"internal/olympus", "internal/login", "people come with ID tokens"},
+	{"internal/login", "internal/tenant", "what a token is worth is a role in a tenant"},
 	{"internal/olympus", "internal/secret", "secrets are kept for tenants"},
 	{"internal/olympus", "internal/volume", "volumes are kept for tenants"},
 	{"internal/olympus", "internal/identity", "what checks identity tokens is published"},
@@ -159,6 +161,7 @@ var forbidden = []struct{ prefix, except, reason string }{
 	{"github.com/google/nftables", "internal/network", "one owner of the packet filter"},
 	{"github.com/hashicorp/yamux", "internal/link", "how streams share a connection is the link's own affair"},
 	{"github.com/prometheus/", "internal/telemetry", "who counts knows an interface of his own, not a library"},
+	{"github.com/coreos/go-oidc", "internal/login", "tokens of people are looked at in one place"},
 	{"cel.dev/cel-go", "internal/themis", "expressions belong to policies"},
 	{"github.com/spf13/cobra", "internal/cli", "verbs live in the command line"},
 }

@@ -56,17 +56,18 @@ type Record struct {
 
 // Actor is who acts.
 type Actor struct {
-	Kind    string `json:"kind"`              // key, agent-token, volume-token, nobody or system
-	ID      string `json:"id,omitempty"`      // of the key; never the secret
-	Name    string `json:"name,omitempty"`    // of the key
-	Role    string `json:"role,omitempty"`    // of the key
-	Tenant  string `json:"tenant,omitempty"`  // of the key
+	Kind    string `json:"kind"`              // key, person, agent-token, volume-token, nobody or system
+	ID      string `json:"id,omitempty"`      // of the key, never the secret; of a person, oidc: and what the issuer calls the subject
+	Name    string `json:"name,omitempty"`    // of the key or person
+	Role    string `json:"role,omitempty"`    // likewise
+	Tenant  string `json:"tenant,omitempty"`  // likewise
 	Address string `json:"address,omitempty"` // where the request came from
 }
 
 // The kinds of actors.
 const (
 	ByKey    = "key"
+	ByPerson = "person"      // who logged in elsewhere
 	ByToken  = "agent-token" // whoever holds the token of a sandbox's agent
 	ByVolume = "volume-token"
 	ByNobody = "nobody" // no valid credential

@@ -152,7 +152,7 @@ func (e *Env) root() *cobra.Command {
 	})
 	f := cmd.PersistentFlags()
 	f.StringVar(&e.global.url, "url", "", "address of the server's API (TARTARUS_URL)")
-	f.StringVar(&e.global.keyFile, "api-key-file", "", "file that holds the API key (else TARTARUS_API_KEY, else the data folder's admin.key)")
+	f.StringVar(&e.global.keyFile, "api-key-file", "", "file that holds the API key, or an ID token (else TARTARUS_API_KEY, else the data folder's admin.key)")
 	f.StringVar(&e.global.data, "data", "", "data folder (TARTARUS_DATA)")
 	f.StringVar(&e.global.config, "config", "", "configuration file (default config.yaml in the data folder)")
 	f.BoolVar(&e.JSON, "json", false, "print JSON")

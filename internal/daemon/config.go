@@ -18,6 +18,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/hypnos"
 	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
+	"github.com/tartarus-sandbox/tartarus/internal/tenant"
 	"github.com/tartarus-sandbox/tartarus/internal/typhon"
 )
 
@@ -79,6 +80,8 @@ type Config struct {
 	VolumesDir string `key:"volumesDir" env:"TARTARUS_VOLUMES"`
 	// Audit is how long the record of what was done is kept.
 	Audit Audit `key:"audit"`
+	// OIDC lets people in with ID tokens. Without an issuer only API keys do.
+	OIDC OIDC `key:"oidc"`
 	// PauseOnExit pauses every sandbox before the server ends. Otherwise they run on, and the next server adopts them.
 	PauseOnExit bool `key:"pauseOnExit" env:"TARTARUS_PAUSE_ON_EXIT"`
 	// EnableHypnos switches hibernation on: idle sandboxes become snapshots and wake on traffic.
@@ -311,6 +314,7 @@ func Default() Config {
 		Fleet: Fleet{Addr: "127.0.0.1:7301", NodeLost: 10 * time.Minute},
 		// What payment and health regulators ask for, a year online (PCI DSS 4.0, 10.5.1).
 		Audit: Audit{Retention: 365 * 24 * time.Hour},
+		OIDC:  OIDC{RoleClaim: "groups", Roles: map[string]string{}, Tenants: map[string]string{}, Tenant: tenant.Default},
 		Network: Network{
 			// RFC 2544 benchmarking range: never routed on the Internet. A /15 holds 131,072 addresses, 65,536 slots.
 			Base: netip.MustParsePrefix("198.18.0.0/15"),
@@ -372,6 +376,9 @@ func (c Config) Validate() error {
 	errs = append(errs, c.S3.validate()...)
 	errs = append(errs, c.Redis.validate()...)
 	errs = append(errs, c.Fleet.validate(c.Part)...)
+	if err := c.OIDC.validate(); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 

@@ -144,6 +144,9 @@ func actor(r *http.Request, who caller) audit.Actor {
 	a := audit.Actor{Kind: audit.ByNobody, Address: address(r)}
 	if k := who.key; k.ID != "" {
 		a.Kind, a.ID, a.Name, a.Role, a.Tenant = audit.ByKey, k.ID, k.Name, string(k.Role), k.Tenant
+		if k.Person {
+			a.Kind = audit.ByPerson
+		}
 	}
 	return a
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/internal/login"
 	"github.com/tartarus-sandbox/tartarus/internal/recent"
 	"github.com/tartarus-sandbox/tartarus/internal/tenant"
 )
@@ -25,11 +26,12 @@ const knownKeys = 4096
 
 // gate lets requests in: it knows who asks and how often.
 type gate struct {
-	store tenant.Store
-	dir   *tenants
-	usage *tenant.Usage
-	rate  rate.Limit
-	burst int
+	store  tenant.Store
+	people *login.Issuer // nil lets none in
+	dir    *tenants
+	usage  *tenant.Usage
+	rate   rate.Limit
+	burst  int
 
 	known    *recent.Cache[[sha256.Size]byte, tenant.Key]
 	unknown  *recent.Cache[[sha256.Size]byte, struct{}] // its own, so that guesses cannot push out keys that are in use
@@ -43,9 +45,9 @@ func (g *gate) forget() {
 	g.limiters.Clear()
 }
 
-func newGate(store tenant.Store, dir *tenants, usage *tenant.Usage, perSecond float64, burst int) *gate {
+func newGate(cfg Config, dir *tenants, usage *tenant.Usage) *gate {
 	return &gate{
-		store: store, dir: dir, usage: usage, rate: rate.Limit(perSecond), burst: burst,
+		store: cfg.Keys, people: cfg.People, dir: dir, usage: usage, rate: rate.Limit(cfg.Rate), burst: cfg.Burst,
 		known:    recent.New[[sha256.Size]byte, tenant.Key](knownKeys, keyTTL),
 		unknown:  recent.New[[sha256.Size]byte, struct{}](knownKeys, keyTTL),
 		limiters: recent.New[string, *rate.Limiter](knownKeys, time.Hour),
@@ -57,7 +59,7 @@ var errBadKey = &tartarus.Error{Kind: tartarus.Unauthenticated, Message: "the AP
 
 var errDisabled = &tartarus.Error{Kind: tartarus.Unauthenticated, Code: "tenant_disabled", Message: "the tenant of the API key is disabled"}
 
-// secretOf takes the API key from a request.
+// secretOf takes the API key, or the ID token in its place, from a request.
 func secretOf(h http.Header) string {
 	if s := h.Get(api.HeaderKey); s != "" {
 		return s
@@ -68,36 +70,21 @@ func secretOf(h http.Header) string {
 	return ""
 }
 
-// authenticate finds the key that a request was made with.
+// authenticate finds the key that a request was made with, or makes one of a person's ID token.
 func (g *gate) authenticate(ctx context.Context, h http.Header, now time.Time) (tenant.Key, error) {
 	secret := secretOf(h)
 	if secret == "" {
 		return tenant.Key{}, errNoKey
 	}
-	if !keyShaped(secret) {
+	find := g.find
+	if g.people != nil && login.Shaped(secret) {
+		find = g.person
+	} else if !keyShaped(secret) {
 		return tenant.Key{}, errBadKey // not worth a look into the store
 	}
-	sum := sha256.Sum256([]byte(secret))
-	k, ok := g.known.Get(sum, now)
-	if !ok {
-		if _, bad := g.unknown.Get(sum, now); bad {
-			return tenant.Key{}, errBadKey
-		}
-		hash := hex.EncodeToString(sum[:])
-		var err error
-		k, err = g.store.KeyByHash(ctx, hash)
-		if tartarus.Is(err, tartarus.NotFound) {
-			g.unknown.Put(sum, struct{}{}, now)
-			return tenant.Key{}, errBadKey
-		}
-		if err != nil {
-			return tenant.Key{}, err
-		}
-		// What the store found is compared once more in full, whatever its idea of finding is.
-		if subtle.ConstantTimeCompare([]byte(k.Hash), []byte(hash)) != 1 {
-			return tenant.Key{}, errBadKey
-		}
-		g.known.Put(sum, k, now)
+	k, err := find(ctx, secret, now)
+	if err != nil {
+		return tenant.Key{}, err
 	}
 	if !k.Valid(now) {
 		return tenant.Key{}, errBadKey
@@ -106,13 +93,56 @@ func (g *gate) authenticate(ctx context.Context, h http.Header, now time.Time) (
 	if err != nil {
 		return tenant.Key{}, err
 	}
-	if t.Disabled {
+	switch {
+	case t.Disabled:
 		return tenant.Key{}, errDisabled
+	case k.Person && k.Tenant != tenant.Default && g.dir.dir != nil && t.CreatedAt.IsZero():
+		// An issuer's administrator must not make tenants here, which would have no quota.
+		return tenant.Key{}, &tartarus.Error{Kind: tartarus.Forbidden, Code: "no_tenant", Message: k.ID + " (" + k.Name + ") is of the tenant " + k.Tenant + ", which is not known here"}
 	}
-	if g.usage != nil {
+	if g.usage != nil && !k.Person {
 		g.usage.Used(k.ID, now)
 	}
 	return k, nil
+}
+
+// find looks a key up.
+func (g *gate) find(ctx context.Context, secret string, now time.Time) (tenant.Key, error) {
+	sum := sha256.Sum256([]byte(secret))
+	if k, ok := g.known.Get(sum, now); ok {
+		return k, nil
+	}
+	if _, bad := g.unknown.Get(sum, now); bad {
+		return tenant.Key{}, errBadKey
+	}
+	hash := hex.EncodeToString(sum[:])
+	k, err := g.store.KeyByHash(ctx, hash)
+	if tartarus.Is(err, tartarus.NotFound) {
+		g.unknown.Put(sum, struct{}{}, now)
+		return tenant.Key{}, errBadKey
+	}
+	if err != nil {
+		return tenant.Key{}, err
+	}
+	// What the store found is compared once more in full, whatever its idea of finding is.
+	if subtle.ConstantTimeCompare([]byte(k.Hash), []byte(hash)) != 1 {
+		return tenant.Key{}, errBadKey
+	}
+	g.known.Put(sum, k, now)
+	return k, nil
+}
+
+// person verifies an ID token. One that is refused is looked at again each time, because its key may be published a moment later.
+func (g *gate) person(ctx context.Context, token string, now time.Time) (tenant.Key, error) {
+	sum := sha256.Sum256([]byte(token))
+	if k, ok := g.known.Get(sum, now); ok {
+		return k, nil
+	}
+	k, err := g.people.Verify(ctx, token)
+	if err == nil {
+		g.known.Put(sum, k, now)
+	}
+	return k, err
 }
 
 // keyShaped reports whether s looks like a key that tenant.NewSecret makes.

@@ -18,6 +18,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/identity"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
+	"github.com/tartarus-sandbox/tartarus/internal/login"
 	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
 	"github.com/tartarus-sandbox/tartarus/internal/quota"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
@@ -36,6 +37,8 @@ type Config struct {
 	Judges    *judges.Chain
 	Log       *slog.Logger
 
+	// People lets in who has an ID token of this issuer; nil takes API keys only.
+	People *login.Issuer
 	// Secrets holds what tenants keep for use in what leaves their sandboxes; nil keeps none.
 	Secrets *secret.Vault
 	// Volumes is storage that outlives sandboxes; nil keeps none.
@@ -153,7 +156,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Shelf != nil {
 		s.usage = tenant.NewUsage(cfg.Shelf)
 	}
-	s.gate = newGate(cfg.Keys, s.tenants, s.usage, cfg.Rate, cfg.Burst)
+	s.gate = newGate(cfg, s.tenants, s.usage)
 	s.handler = s.router()
 	return s, nil
 }

@@ -187,7 +187,7 @@ func (s *Server) endpoint(rt route) http.HandlerFunc {
 		switch {
 		case err == nil:
 			err = s.perform(rt, w, r, who)
-		case tartarus.Is(err, tartarus.Unauthenticated):
+		case tartarus.Is(err, tartarus.Unauthenticated), tartarus.Is(err, tartarus.Forbidden) && who.key.ID == "":
 			s.recorder.loginFailed(r, who, err)
 		case tartarus.Is(err, tartarus.Forbidden):
 			who.act.refused(r.Context(), err)

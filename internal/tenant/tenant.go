@@ -44,6 +44,9 @@ type Key struct {
 	ExpiresAt time.Time `json:"expiresAt,omitzero"`
 	RevokedAt time.Time `json:"revokedAt,omitzero"`
 	LastUsed  time.Time `json:"lastUsed,omitzero"`
+
+	// Person says that it is none of the store's: its holder logged in elsewhere.
+	Person bool `json:"-"`
 }
 
 // Valid reports whether the key may be used at now.
