@@ -132,4 +132,13 @@ type PolicyRuling struct {
 	Reasons  []Reason `json:"reasons"`
 	Revision string   `json:"revision"`
 	Policies int      `json:"policies"` // how many were asked
+	// Demand is what they require of whatever runs it; nil when they require nothing.
+	Demand *PolicyDemand `json:"demand,omitempty"`
+}
+
+// PolicyDemand is what policies require of what runs a sandbox.
+type PolicyDemand struct {
+	Tier    string   `json:"tier,omitempty"`
+	Runtime string   `json:"runtime,omitempty"`
+	Reasons []Reason `json:"reasons"`
 }

@@ -361,8 +361,24 @@ the input of a policy's own tests:
 				for _, r := range out.Reasons {
 					fmt.Fprintf(e.Stdout, "  %s %s: %s\n", r.Policy, r.Rule, r.Message)
 				}
+				e.printDemand(out.Demand)
 				return nil
 			})
 		},
+	}
+}
+
+// printDemand says what policies require of what runs a sandbox.
+func (e *Env) printDemand(d *api.PolicyDemand) {
+	if d == nil {
+		return
+	}
+	for _, one := range [][2]string{{"isolation", d.Tier}, {"runtime", d.Runtime}} {
+		if one[1] != "" {
+			fmt.Fprintf(e.Stdout, "it must run with %s %s\n", one[0], one[1])
+		}
+	}
+	for _, r := range d.Reasons {
+		fmt.Fprintf(e.Stdout, "  %s %s: %s\n", r.Policy, r.Rule, r.Message)
 	}
 }

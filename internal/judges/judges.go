@@ -74,6 +74,7 @@ type Verdict struct {
 	Quarantine bool          `json:"quarantine,omitempty"`    // it may run, but only apart from everything else
 	Reasons    []Reason      `json:"reasons,omitempty"`       // one by one, where there are several
 	Policy     string        `json:"policyVersion,omitempty"` // revision of the policies that were asked
+	Demand     Demand        `json:"demand,omitzero"`         // what it must run on, when it may run
 	RetryAfter time.Duration `json:"-"`                       // when a refused request may be let in; 0 when unknown
 }
 
@@ -87,6 +88,13 @@ func (v Verdict) causes() []tartarus.Cause {
 		out[i] = tartarus.Cause{Code: r.Code, Message: r.Message, Judge: v.Judge, Rule: r.Rule, Policy: r.Policy}
 	}
 	return out
+}
+
+// Demand is what an allowed request must run on. It raises what the request itself asks for, and never lowers it.
+type Demand struct {
+	Tier    tartarus.Tier `json:"tier,omitempty"`
+	Runtime string        `json:"runtime,omitempty"`
+	Reasons []Reason      `json:"reasons,omitempty"` // who demands it
 }
 
 // Reason is one of the causes of a verdict.
@@ -166,6 +174,29 @@ func (o Outcome) Quarantine() bool {
 	return slices.ContainsFunc(o.Verdicts, func(v Verdict) bool { return v.Quarantine })
 }
 
+// applyDemands writes into the request what judges demand of what it runs on. That it does not contradict the request is for the judge to see to.
+func (o *Outcome) applyDemands() {
+	for _, v := range o.Verdicts {
+		if t := v.Demand.Tier; t != "" && (o.Request.Tier == "" || t.AtLeast(o.Request.Tier)) {
+			o.Request.Tier = t
+		}
+		if v.Demand.Runtime != "" {
+			o.Request.Spec.Runtime = v.Demand.Runtime
+		}
+	}
+}
+
+// Demanded says who demands what of the node that takes the request; empty when nobody does.
+func (o Outcome) Demanded() string {
+	var said []string
+	for _, v := range o.Verdicts {
+		for _, q := range v.Demand.Reasons {
+			said = append(said, fmt.Sprintf("policy %s, rule %s: %s", q.Policy, q.Rule, q.Message))
+		}
+	}
+	return strings.Join(said, "; ")
+}
+
 // Try amends r and has it judged. A refusal is a *tartarus.Error with the kind of the first judge that refused and the reasons
 // of all; the outcome is complete either way.
 func (c *Chain) Try(ctx context.Context, r Request) (Outcome, error) {
@@ -198,6 +229,7 @@ func (c *Chain) Try(ctx context.Context, r Request) (Outcome, error) {
 		}
 	}
 	if kind == "" {
+		out.applyDemands()
 		return out, nil
 	}
 	c.Undo(ctx, r) // a judge that did not answer in time may have taken something all the same

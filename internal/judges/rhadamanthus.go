@@ -50,10 +50,25 @@ func (h *Rhadamanthus) Judge(ctx context.Context, r Request) Verdict {
 		said = append(said, q.Message)
 	}
 	v.Reason = strings.Join(said, "; ")
+	if v.Allow {
+		v.demand(r, ruling.Demand)
+	}
 	if !v.Allow {
 		v.Kind = tartarus.Denied
 	}
 	return v
+}
+
+// demand takes over what policies require, or refuses a request that asks for something else.
+func (v *Verdict) demand(r Request, d themis.Demand) {
+	for _, q := range d.Reasons {
+		v.Demand.Reasons = append(v.Demand.Reasons, Reason{Code: q.Code, Message: q.Message, Rule: q.Rule, Policy: q.Policy})
+	}
+	v.Demand.Tier, v.Demand.Runtime = d.Tier, d.Runtime
+	if asked := r.Spec.Runtime; d.Runtime != "" && asked != "" && asked != "auto" && asked != d.Runtime {
+		v.Allow, v.Reasons = false, v.Demand.Reasons
+		v.Reason = "runtime " + asked + " was asked for, and policies require runtime " + d.Runtime
+	}
 }
 
 // Input is a request as expressions see it.

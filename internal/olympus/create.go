@@ -75,7 +75,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	spec.Heat = string(s.heat(spec, s.pasts.arrive(spec.TemplateID, who.now)).Heat)
 	where, err := s.place(ctx, spec, tier, who)
 	if err != nil {
-		return err
+		return demanded(err, out)
 	}
 	spec.Runtime = where.Runtime
 	job := acheron.Job{ID: spec.ID, Tenant: spec.Tenant, Node: where.Node, Kind: "create", MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime)}
@@ -109,6 +109,23 @@ func (s *Server) place(ctx context.Context, spec tartarus.Spec, tier tartarus.Ti
 		}
 	}
 	return got, err
+}
+
+// demanded adds to a refusal of the placement who demanded what no node has.
+func demanded(err error, out judges.Outcome) error {
+	e, ok := errors.AsType[*tartarus.Error](err)
+	who := out.Demanded()
+	if !ok || who == "" {
+		return err
+	}
+	told := *e
+	told.Message += " (" + who + ")"
+	for _, v := range out.Verdicts {
+		for _, q := range v.Demand.Reasons {
+			told.Causes = append(told.Causes, tartarus.Cause{Code: q.Code, Message: q.Message, Judge: v.Judge, Rule: q.Rule, Policy: q.Policy})
+		}
+	}
+	return &told
 }
 
 // createAttempts is how often a start is tried before it is given up: once more than chance would explain.

@@ -134,6 +134,9 @@ func (s *Server) forkOne(ctx context.Context, source tartarus.Sandbox, snap tart
 	if out.Quarantine() && source.Confined == "" { // a clone runs beside its source
 		return tartarus.Sandbox{}, errNoQuarantine(out)
 	}
+	if want := out.Request.Tier; want != "" && !source.Tier.AtLeast(want) { // likewise on what its source runs on
+		return tartarus.Sandbox{}, demanded(tartarus.Errorf(tartarus.Denied, "a clone runs as its source does, with isolation %s", source.Tier), out)
+	}
 	spec = out.Request.Spec
 	sb, err := s.cross(ctx, spec, acheron.Job{
 		ID: spec.ID, Tenant: spec.Tenant, Node: source.Node, Kind: "create", MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime),

@@ -214,13 +214,20 @@ func (s *Server) explainPolicies(w http.ResponseWriter, r *http.Request, who cal
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, api.PolicyRuling{Verdict: ruling.Verdict(), Reasons: reasonsOf(ruling), Revision: ruling.Revision, Policies: ruling.Policies})
+	writeJSON(w, http.StatusOK, api.PolicyRuling{Verdict: ruling.Verdict(), Reasons: reasonsOf(ruling.Reasons), Revision: ruling.Revision, Policies: ruling.Policies, Demand: demandOf(ruling.Demand)})
 	return nil
 }
 
-func reasonsOf(r themis.Ruling) []api.Reason {
-	out := make([]api.Reason, len(r.Reasons))
-	for i, q := range r.Reasons {
+func demandOf(d themis.Demand) *api.PolicyDemand {
+	if len(d.Reasons) == 0 {
+		return nil
+	}
+	return &api.PolicyDemand{Tier: string(d.Tier), Runtime: d.Runtime, Reasons: reasonsOf(d.Reasons)}
+}
+
+func reasonsOf(rs []themis.Reason) []api.Reason {
+	out := make([]api.Reason, len(rs))
+	for i, q := range rs {
 		out[i] = api.Reason{Code: q.Code, Message: q.Message, Judge: "rhadamanthus", Rule: q.Rule, Policy: q.Policy}
 	}
 	return out

@@ -33,6 +33,7 @@ type Ruling struct {
 	Reasons  []Reason `json:"reasons"`          // of every rule that is about the request, strictest first
 	Revision string   `json:"revision"`         // of the policies that were in force
 	Policies int      `json:"policies"`         // how many were asked
+	Demand   Demand   `json:"demand,omitzero"`  // what it must run on, when it may run
 }
 
 // Verdict is the ruling in one word.
@@ -226,7 +227,7 @@ func (e *Engine) Rule(ctx context.Context, in *Input) (Ruling, error) {
 		if err := ctx.Err(); err != nil {
 			return out, err
 		}
-		out.Reasons = append(out.Reasons, c.ask(vars, &out.Effect)...)
+		out.Reasons = append(out.Reasons, c.ask(vars, &out)...)
 	}
 	sortReasons(out.Reasons, s.all)
 	return out, nil
@@ -258,7 +259,7 @@ func sortReasons(rs []Reason, all map[string]*Compiled) {
 			return true
 		}
 		i := slices.IndexFunc(c.rules, func(q compiledRule) bool { return q.Name == r.Rule })
-		return i < 0 || c.rules[i].Effect == Deny
+		return i < 0 || c.rules[i].Effect != Quarantine // what requires is a reason only where it cannot be had
 	}
 	slices.SortStableFunc(rs, func(a, b Reason) int {
 		switch x, y := denies(a), denies(b); {
@@ -272,11 +273,11 @@ func sortReasons(rs []Reason, all map[string]*Compiled) {
 }
 
 // ask runs one policy. An expression that fails, by its cost or by what it meets, denies: what it would have said is not known.
-func (c *Compiled) ask(vars *activation, effect *Effect) (reasons []Reason) {
+func (c *Compiled) ask(vars *activation, said *Ruling) (reasons []Reason) {
 	in := vars.Input
 	add := func(e Effect, code, rule, message string) {
-		if *effect != Deny {
-			*effect = e
+		if said.Effect != Deny {
+			said.Effect = e
 		}
 		reasons = append(reasons, Reason{Code: code, Message: message, Rule: rule, Policy: c.Source()})
 	}
@@ -288,12 +289,22 @@ func (c *Compiled) ask(vars *activation, effect *Effect) (reasons []Reason) {
 		}
 		in.History, in.FindHistory = h, nil
 	}
+	apply := func(r Rule) {
+		if r.Effect != Require {
+			add(r.Effect, r.Code, r.Name, r.Message)
+		} else if why := said.Demand.require(r, c.Source()); why != "" {
+			add(Deny, "runtimes_differ", r.Name, why)
+		}
+	}
 	for _, r := range c.rules {
+		if r.Effect == Require && in.Request.Action != "create" {
+			continue // it runs on what it runs on
+		}
 		if len(r.On) > 0 && !slices.Contains(r.On, in.Request.Action) {
 			continue
 		}
 		if r.when == nil {
-			add(r.Effect, r.Code, r.Name, r.Message)
+			apply(r.Rule)
 			continue
 		}
 		v, err := run(r.when, vars)
@@ -302,7 +313,7 @@ func (c *Compiled) ask(vars *activation, effect *Effect) (reasons []Reason) {
 		case err != nil || !ok:
 			add(Deny, "policy_failed", r.Name, fmt.Sprintf("rule %s of policy %s cannot be decided: %v", r.Name, c.Name, err))
 		case yes:
-			add(r.Effect, r.Code, r.Name, r.Message)
+			apply(r.Rule)
 		}
 	}
 	if c.score == nil {
@@ -332,7 +343,7 @@ func run(p cel.Program, vars *activation) (any, error) {
 // Try asks one policy by itself, for tests of it.
 func (c *Compiled) Try(in Input) Ruling {
 	out := Ruling{Reasons: []Reason{}, Policies: 1}
-	out.Reasons = append(out.Reasons, c.ask(newActivation(&in), &out.Effect)...)
+	out.Reasons = append(out.Reasons, c.ask(newActivation(&in), &out)...)
 	sortReasons(out.Reasons, map[string]*Compiled{c.Name: c})
 	return out
 }
@@ -355,7 +366,9 @@ func (c *Compiled) RunTests() []CaseResult {
 			in.Request.Action = "create"
 		}
 		r := c.Try(in)
-		ok := r.Verdict() == t.Want && (t.Rule == "" || slices.ContainsFunc(r.Reasons, func(q Reason) bool { return q.Rule == t.Rule }))
+		said := append(slices.Clip(r.Reasons), r.Demand.Reasons...)
+		ok := r.Verdict() == t.Want && (t.Rule == "" || slices.ContainsFunc(said, func(q Reason) bool { return q.Rule == t.Rule })) &&
+			(t.Tier == "" || t.Tier == string(r.Demand.Tier)) && (t.Runtime == "" || t.Runtime == r.Demand.Runtime)
 		out = append(out, CaseResult{Name: t.Name, OK: ok, Want: t.Want, Got: r.Verdict(), Ruling: r})
 	}
 	return out

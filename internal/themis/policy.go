@@ -37,6 +37,8 @@ type Effect string
 const (
 	Deny       Effect = "deny"
 	Quarantine Effect = "quarantine"
+	// Require lets the request in, and demands of what runs it: no node has that, no sandbox.
+	Require Effect = "require"
 )
 
 // Policy is a document as it is written.
@@ -59,8 +61,10 @@ type Rule struct {
 	On      []string `yaml:"on,omitempty" json:"on,omitempty"` // actions: create, network; all when left out
 	When    string   `yaml:"when" json:"when"`                 // CEL, true or false
 	Effect  Effect   `yaml:"effect" json:"effect"`
-	Code    string   `yaml:"code,omitempty" json:"code,omitempty"` // for programs; the rule's name when left out
-	Message string   `yaml:"message" json:"message"`               // for people: what to do instead
+	Tier    string   `yaml:"tier,omitempty" json:"tier,omitempty"`       // of effect require: the weakest isolation that will do
+	Runtime string   `yaml:"runtime,omitempty" json:"runtime,omitempty"` // of effect require: the only runtime that will do
+	Code    string   `yaml:"code,omitempty" json:"code,omitempty"`       // for programs; the rule's name when left out
+	Message string   `yaml:"message" json:"message"`                     // for people: what to do instead
 }
 
 // Risk weighs a request, and quarantines or denies it from a weight on.
@@ -76,6 +80,9 @@ type Case struct {
 	Input Input  `yaml:"input" json:"input"`
 	Want  string `yaml:"want" json:"want"`                     // allow, deny or quarantine
 	Rule  string `yaml:"rule,omitempty" json:"rule,omitempty"` // the rule that decides
+	// Tier and Runtime are what must be required; not looked at when empty.
+	Tier    string `yaml:"tier,omitempty" json:"tier,omitempty"`
+	Runtime string `yaml:"runtime,omitempty" json:"runtime,omitempty"`
 }
 
 // Bounds of a document.
@@ -151,10 +158,13 @@ func (p Policy) validate() error {
 		switch {
 		case !policyName.MatchString(r.Name) || names[r.Name]:
 			return bad("rule %d: name %.40q is missing, taken, or not of lower-case letters, digits, dots and dashes", i+1, r.Name)
-		case r.Effect != Deny && r.Effect != Quarantine:
-			return bad("rule %s: effect %.20q is none of deny, quarantine", r.Name, r.Effect)
+		case r.Effect != Deny && r.Effect != Quarantine && r.Effect != Require:
+			return bad("rule %s: effect %.20q is none of deny, quarantine, require", r.Name, r.Effect)
 		case r.Message == "" || len(r.Message) > 512 || len(r.Code) > 64:
 			return bad("rule %s: a message of up to 512 bytes is needed, and a code has up to 64", r.Name)
+		}
+		if err := r.validDemand(); err != nil {
+			return bad("rule %s: %w", r.Name, err)
 		}
 		for _, on := range r.On {
 			if !slices.Contains([]string{"create", "network"}, on) {

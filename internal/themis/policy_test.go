@@ -152,7 +152,7 @@ func TestPoliciesOfTheProject(t *testing.T) {
 				if r.Want == "allow" {
 					allowed++
 				}
-				for _, q := range r.Ruling.Reasons {
+				for _, q := range append(slices.Clip(r.Ruling.Reasons), r.Ruling.Demand.Reasons...) {
 					decided[q.Rule]++
 				}
 			}
