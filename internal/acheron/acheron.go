@@ -48,9 +48,9 @@ type Operator interface {
 	// List returns jobs in a state, at most limit, which is 1 to 10,000: open ones in the order they were enqueued,
 	// ended ones in the order they ended.
 	List(ctx context.Context, state State, limit int) ([]Job, error)
-	// Requeue makes a dead job wait again with its attempts reset, and without its deadline if that has passed. Another
-	// state is tartarus.Conflict, unknown tartarus.NotFound.
-	Requeue(ctx context.Context, id string) error
+	// Requeue makes a dead job wait again with its attempts reset, and without its deadline if that has passed: for node, or for the one it
+	// waited for when node is empty, in the place that its age gives it. Another state is tartarus.Conflict, unknown tartarus.NotFound.
+	Requeue(ctx context.Context, id, node string) error
 	// Purge forgets ended jobs that ended before t and says how many.
 	Purge(ctx context.Context, before time.Time) (int, error)
 }

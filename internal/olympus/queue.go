@@ -92,7 +92,7 @@ func (s *Server) requeueJob(w http.ResponseWriter, r *http.Request, _ caller) er
 	if err != nil {
 		return err
 	}
-	if err := q.Requeue(r.Context(), id); err != nil {
+	if err := q.Requeue(r.Context(), id, ""); err != nil {
 		return err
 	}
 	noContent(w)

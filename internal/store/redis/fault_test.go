@@ -120,7 +120,7 @@ func everyCall(db *DB) map[string]func(context.Context) error {
 		"Job":      func(ctx context.Context) error { _, err := q.Job(ctx, "j"); return err },
 		"Await":    func(ctx context.Context) error { _, err := q.Await(ctx, "j"); return err },
 		"List":     func(ctx context.Context) error { _, err := q.List(ctx, acheron.Dead, 1); return err },
-		"Requeue":  func(ctx context.Context) error { return q.Requeue(ctx, "j") },
+		"Requeue":  func(ctx context.Context) error { return q.Requeue(ctx, "j", "") },
 		"Purge":    func(ctx context.Context) error { _, err := q.Purge(ctx, time.Now()); return err },
 
 		"PutSandbox": func(ctx context.Context) error {

@@ -99,8 +99,19 @@ func (q *Queue) next(ctx context.Context, p *spot) (jobs []acheron.Job, err erro
 }
 
 // Requeue implements acheron.Operator.
-func (q *Queue) Requeue(ctx context.Context, id string) error {
-	v, err := q.run(ctx, requeueScript, id)
+func (q *Queue) Requeue(ctx context.Context, id, node string) error {
+	var body []byte // says which node it is for; nothing else of it ever changes
+	if node != "" {
+		j, err := q.Job(ctx, id)
+		if err != nil {
+			return err
+		}
+		j.Node = node
+		if body, err = encodeBody(j); err != nil {
+			return err
+		}
+	}
+	v, err := q.run(ctx, requeueScript, id, node, body)
 	return outcome("requeue", id, v, err)
 }
 

@@ -25,15 +25,10 @@ func (q *Queue) Enqueue(ctx context.Context, j acheron.Job) (acheron.Job, error)
 	if err := j.Validate(); err != nil {
 		return acheron.Job{}, err
 	}
-	j = acheron.Job{
-		ID: j.ID, Tenant: j.Tenant, Node: j.Node, Kind: j.Kind, Payload: j.Payload, Key: j.Key, Digest: j.Digest,
-		MaxAttempts: j.MaxAttempts, Deadline: j.Deadline.UTC().Round(0),
-	}
-	small := j
-	small.Payload = nil // kept beside it: JSON would make it a third longer
-	body, err := json.Marshal(small)
+	j = asked(j)
+	body, err := encodeBody(j)
 	if err != nil {
-		return acheron.Job{}, fmt.Errorf("encode job %s: %w", j.ID, err)
+		return acheron.Job{}, err
 	}
 	v, err := q.run(ctx, enqueueScript, j.ID, j.Tenant, j.Node, j.Key, j.Digest, j.MaxAttempts, micros(j.Deadline), body, j.Payload, q.db.cfg.MaxOpenJobs)
 	if err != nil {
@@ -58,6 +53,25 @@ func (q *Queue) Enqueue(ctx context.Context, j acheron.Job) (acheron.Job, error)
 
 func (q *Queue) run(ctx context.Context, s *script, args ...any) (answer, error) {
 	return q.db.run(ctx, s, q.db.tag("q"), args...)
+}
+
+// asked is what a job was enqueued with, without what became of it.
+func asked(j acheron.Job) acheron.Job {
+	return acheron.Job{
+		ID: j.ID, Tenant: j.Tenant, Node: j.Node, Kind: j.Kind, Payload: j.Payload, Key: j.Key, Digest: j.Digest,
+		MaxAttempts: j.MaxAttempts, Deadline: j.Deadline.UTC().Round(0),
+	}
+}
+
+// encodeBody writes what decodeJob finds in the body.
+func encodeBody(j acheron.Job) ([]byte, error) {
+	j = asked(j)
+	j.Payload = nil // kept beside it: JSON would make it a third longer
+	body, err := json.Marshal(j)
+	if err != nil {
+		return nil, fmt.Errorf("encode job %s: %w", j.ID, err)
+	}
+	return body, nil
 }
 
 // decodeJob reads a job's hash.

@@ -263,8 +263,8 @@ func (l *line) settle(t *txn) {
 // storeEntry writes what may change of a job. While it stays open the columns that indices hold are left out.
 func (t *txn) storeEntry(e *entry) (err error) {
 	if e.State.Ended() || e.reopened {
-		_, err = t.exec(`UPDATE jobs SET state = ?, attempt = ?, token = ?, deadline = ?, ready_at = ?, lease_ends = ?, ended_at = ?, reason = ?, result = ?
-			WHERE n = ?`, string(e.State), e.Attempt, e.Token, e.Deadline, e.ready, e.until, e.EndedAt, e.Reason, e.Result, e.n)
+		_, err = t.exec(`UPDATE jobs SET node = ?, state = ?, attempt = ?, token = ?, deadline = ?, ready_at = ?, lease_ends = ?, ended_at = ?, reason = ?, result = ?
+			WHERE n = ?`, e.Node, string(e.State), e.Attempt, e.Token, e.Deadline, e.ready, e.until, e.EndedAt, e.Reason, e.Result, e.n)
 	} else {
 		_, err = t.exec("UPDATE jobs SET state = ?, attempt = ?, token = ?, ready_at = ?, lease_ends = ?, reason = ? WHERE n = ?",
 			string(e.State), e.Attempt, e.Token, e.ready, e.until, e.Reason, e.n)

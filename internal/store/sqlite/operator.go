@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"fmt"
@@ -43,7 +44,7 @@ func (q *Queue) List(ctx context.Context, state acheron.State, limit int) ([]ach
 }
 
 // Requeue implements acheron.Operator.
-func (q *Queue) Requeue(ctx context.Context, id string) error {
+func (q *Queue) Requeue(ctx context.Context, id, node string) error {
 	return q.db.write(ctx, func(t *txn) error {
 		e, err := t.stored("id = ?", id)
 		switch {
@@ -54,7 +55,7 @@ func (q *Queue) Requeue(ctx context.Context, id string) error {
 		case e.State != acheron.Dead:
 			return tartarus.Errorf(tartarus.Conflict, "job %s is %s, not dead", id, e.State)
 		}
-		e.State, e.Attempt, e.Reason, e.EndedAt = acheron.Waiting, 0, "", time.Time{}
+		e.State, e.Attempt, e.Reason, e.EndedAt, e.Node = acheron.Waiting, 0, "", time.Time{}, cmp.Or(node, e.Node)
 		if !e.Deadline.IsZero() && !t.now.Before(e.Deadline) {
 			e.Deadline = time.Time{} // it had its effect
 		}

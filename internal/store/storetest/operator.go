@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -52,17 +53,17 @@ func operatorRequeue(t *testing.T, s Subject[QueueStore]) {
 	j.MaxAttempts, j.Deadline, j.Payload = 1, time.Now().Add(short), []byte("p")
 	enqueue(t, s.Store, j)
 	first := lease(t, s.Store, 1, long)[0]
-	wantKind(t, s.Store.Requeue(ctx, "a"), tartarus.Conflict)
+	wantKind(t, s.Store.Requeue(ctx, "a", ""), tartarus.Conflict)
 	must(t, s.Store.Fail(ctx, first, "why", true))
 	wantState(t, s.Store, "a", acheron.Dead)
 	time.Sleep(time.Until(j.Deadline) + 10*time.Millisecond) // its deadline must not end it again
 
-	must(t, s.Store.Requeue(ctx, "a"))
+	must(t, s.Store.Requeue(ctx, "a", ""))
 	if j := wantState(t, s.Store, "a", acheron.Waiting); j.Attempt != 0 || j.Reason != "" || j.Position != 1 {
 		t.Fatalf("waits as %+v", j)
 	}
-	wantKind(t, s.Store.Requeue(ctx, "a"), tartarus.Conflict)
-	wantKind(t, s.Store.Requeue(ctx, "z"), tartarus.NotFound)
+	wantKind(t, s.Store.Requeue(ctx, "a", ""), tartarus.Conflict)
+	wantKind(t, s.Store.Requeue(ctx, "z", ""), tartarus.NotFound)
 	second := lease(t, s.Store, 1, long)[0]
 	if second.Job.Attempt != 1 || second.Token <= first.Token || string(second.Job.Payload) != "p" {
 		t.Fatalf("first %+v, then %+v", first, second)
@@ -70,12 +71,12 @@ func operatorRequeue(t *testing.T, s Subject[QueueStore]) {
 	wantKind(t, s.Store.Complete(ctx, first, nil), tartarus.Conflict)
 	must(t, s.Store.Complete(ctx, second, nil))
 	wantState(t, s.Store, "a", acheron.Done)
-	wantKind(t, s.Store.Requeue(ctx, "a"), tartarus.Conflict)
+	wantKind(t, s.Store.Requeue(ctx, "a", ""), tartarus.Conflict)
 
 	waits := job("b")
 	waits.Deadline = time.Now().Add(-time.Hour)
 	enqueue(t, s.Store, waits)
-	must(t, s.Store.Requeue(ctx, "b"))
+	must(t, s.Store.Requeue(ctx, "b", ""))
 	awaited := make(chan acheron.Job, 1)
 	go func() {
 		j, err := s.Store.Await(patient(t), "b") // a requeued job can be awaited again
@@ -87,6 +88,42 @@ func operatorRequeue(t *testing.T, s Subject[QueueStore]) {
 	must(t, s.Store.Complete(ctx, lease(t, s.Store, 1, long)[0], nil))
 	if j := <-awaited; j.State != acheron.Done {
 		t.Fatalf("ended as %+v", j)
+	}
+}
+
+// A job that goes on on another node is that node's alone, in the place that its age gives it, and stays so over a restart.
+func operatorReassign(t *testing.T, s Subject[QueueStore]) {
+	ctx := patient(t)
+	first := job("a")
+	first.Payload, first.Key, first.Digest = []byte("p"), "key", "d"
+	enqueue(t, s.Store, first)
+	younger := job("b")
+	younger.Node = "other"
+	enqueue(t, s.Store, younger)
+	must(t, s.Store.Fail(ctx, lease(t, s.Store, 1, long)[0], "no room", false))
+	must(t, s.Store.Requeue(ctx, "a", "other"))
+	if j := wantState(t, s.Store, "a", acheron.Waiting); j.Node != "other" || j.Position != 1 {
+		t.Fatalf("waits as %+v", j)
+	}
+	kept := s.Store
+	if s.Crash != nil {
+		kept = s.Crash(t)
+	}
+	soon, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	if ls, err := kept.Lease(soon, first.Node, 1, long); len(ls) > 0 {
+		t.Fatalf("the node that gave it back got %+v, %v", ls, err)
+	}
+	ls, err := kept.Lease(ctx, "other", 1, long)
+	must(t, err)
+	if j := ls[0].Job; j.ID != "a" || j.Node != "other" || string(j.Payload) != "p" || j.Key != "key" || j.Attempt != 1 {
+		t.Fatalf("leased %+v", j)
+	}
+	must(t, kept.Complete(ctx, ls[0], []byte("r")))
+	again, err := kept.Enqueue(ctx, first)
+	must(t, err)
+	if again.ID != "a" || again.State != acheron.Done || string(again.Result) != "r" || again.Node != "other" {
+		t.Fatalf("under its key there is %+v", again)
 	}
 }
 

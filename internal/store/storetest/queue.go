@@ -48,6 +48,7 @@ func Queue(t *testing.T, open Factory[QueueStore]) {
 		{"Await knows ended and unknown jobs", awaitKnown},
 		{"an operator lists jobs by state", operatorList},
 		{"a dead job can be requeued", operatorRequeue},
+		{"a dead job can be requeued for another node", operatorReassign},
 		{"ended jobs can be purged", operatorPurge},
 		{"every job is done once under contention", queueContention},
 		{"what was acknowledged survives a crash", queueCrash},

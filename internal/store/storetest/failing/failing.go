@@ -53,7 +53,7 @@ func (s Queue) Await(context.Context, string) (acheron.Job, error)        { retu
 func (s Queue) List(context.Context, acheron.State, int) ([]acheron.Job, error) {
 	return nil, or(s.Err)
 }
-func (s Queue) Requeue(context.Context, string) error         { return or(s.Err) }
+func (s Queue) Requeue(context.Context, string, string) error { return or(s.Err) }
 func (s Queue) Purge(context.Context, time.Time) (int, error) { return 0, or(s.Err) }
 
 // Policies is a themis.Store.
