@@ -350,6 +350,8 @@ var help = map[string]string{
 	"limits.endGrace":            "time that a sandbox which times out or is drained has to end in good order",
 	"limits.maxGrace":            "longest such time that may be asked for",
 	"limits.maxSandboxes":        "sandboxes that this node holds at once",
+	"limits.nodeVCPU":            "processors that this node hands out in all; 0 sets no bound of its own",
+	"limits.nodeMemoryMB":        "MiB of memory that this node hands out in all; 0 is 16 times the host's",
 	"network.base":               "IPv4 range that sandboxes get their addresses from",
 	"network.slots":              "network slots kept ready ahead",
 	"warm.memory":                "MiB that machines which wait for somebody may take together; 0 keeps none",

@@ -137,6 +137,10 @@ type Limits struct {
 	MaxGrace time.Duration `key:"maxGrace" env:"TARTARUS_MAX_GRACE"`
 	// MaxSandboxes is how many sandboxes this node holds at once.
 	MaxSandboxes int `key:"maxSandboxes" env:"TARTARUS_MAX_SANDBOXES"`
+	// NodeVCPU and NodeMemoryMB are how many processors and MiB of memory this node hands out in all. 0 is what its sandboxes may ask for at the
+	// most, and 16 times the host's memory.
+	NodeVCPU     int   `key:"nodeVCPU" env:"TARTARUS_NODE_VCPU"`
+	NodeMemoryMB int64 `key:"nodeMemoryMB" env:"TARTARUS_NODE_MEMORY_MB"`
 }
 
 // Snapshots bounds what snapshots take, those of paused sandboxes included.
@@ -406,6 +410,8 @@ func (l Limits) validate() (errs []error) {
 	between("maxVolumeMB", l.MaxVolumeMB, 1, 16<<20)
 	between("maxPIDs", l.MaxPIDs, 16, 4<<20) // 4 Mi is the kernel's own PID_MAX_LIMIT
 	between("maxSandboxes", int64(l.MaxSandboxes), 1, 100_000)
+	between("nodeVCPU", int64(l.NodeVCPU), 0, 1<<20)
+	between("nodeMemoryMB", l.NodeMemoryMB, 0, 4<<30) // 4 PiB
 	return errs
 }
 

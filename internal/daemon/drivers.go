@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
@@ -141,8 +142,8 @@ func startsAtOnce() int { return max(4, 2*runtime.NumCPU()) }
 // capacity is what the node promises in all.
 func capacity(l Limits) tartarus.Resources {
 	return tartarus.Resources{
-		VCPU:     l.MaxSandboxes * l.MaxVCPU, // shares, not cores
-		MemoryMB: hostMemoryMB() * overcommit,
+		VCPU:     cmp.Or(l.NodeVCPU, l.MaxSandboxes*l.MaxVCPU), // shares, not cores
+		MemoryMB: cmp.Or(l.NodeMemoryMB, hostMemoryMB()*overcommit),
 		DiskMB:   int64(l.MaxSandboxes) * l.MaxDiskMB, // sparse
 		PIDs:     int64(l.MaxSandboxes) * l.MaxPIDs,
 	}

@@ -37,15 +37,15 @@ type Config struct {
 	Control   Control
 	Journal   Journal
 	Templates Templates
-	Snapshots *snapshot.Store // what paused sandboxes are kept in; nil makes one in Dir
-	Drivers   []vmm.Driver    // in order of preference; the first usable one runs what demands none
-	Slots     *network.Pool   // nil only with drivers whose guests have no network and no agent
-	Volumes   Volumes         // nil where sandboxes can have none mounted
-	Capacity  tartarus.Resources
-	MaxLive   int           // sandboxes that may hold a machine at once
-	Starts    int           // machines brought up at once; more than the processors can do makes all of them slow
-	Ephemeral bool          // Run ends every sandbox before it returns
-	StartTime time.Duration // how long one start may take
+	Snapshots *snapshot.Store    // what paused sandboxes are kept in; nil makes one in Dir
+	Drivers   []vmm.Driver       // in order of preference; the first usable one runs what demands none
+	Slots     *network.Pool      // nil only with drivers whose guests have no network and no agent
+	Volumes   Volumes            // nil where sandboxes can have none mounted
+	Capacity  tartarus.Resources // what its sandboxes may hold in all, paused ones included; 0 of something is not limited
+	MaxLive   int                // how many sandboxes it holds at once
+	Starts    int                // machines brought up at once; more than the processors can do makes all of them slow
+	Ephemeral bool               // Run ends every sandbox before it returns
+	StartTime time.Duration      // how long one start may take
 	Ends      thanatos.Limits
 	Hypnos    *hypnos.Config // nil puts nothing to sleep
 	Meter     Meter          // counts; may be nil
@@ -103,6 +103,10 @@ type Agent struct {
 	cordoned bool             // no sandbox is taken any more
 	wakeup   chan struct{}    // capacity 1: there is news
 
+	allocated tartarus.Resources // what those held hold in all
+	filled    time.Time          // when one was refused for want of room, and none has gone since
+	freed     chan struct{}      // capacity 1: one has gone
+
 	flushing chan struct{} // capacity 1: somebody delivers reports
 
 	warm      *warm.Pool[*pristine]
@@ -149,7 +153,7 @@ func New(c Config) (*Agent, error) {
 		held: map[string]*held{}, next: newNews(), sent: newNews(), count: meterOrNone(c.Meter), leaving: make(chan struct{}),
 		wanted: make(chan warm.Kind, mostWanted), boots: make(chan struct{}, c.Starts),
 		wakers: make(chan struct{}, c.Starts),
-		wakeup: make(chan struct{}, 1), flushing: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
+		freed:  make(chan struct{}, 1), wakeup: make(chan struct{}, 1), flushing: make(chan struct{}, 1), ready: make(chan struct{}), rewound: make(chan struct{}, 1),
 	}
 	var err error
 	a.warm, err = warm.New(warm.Config[*pristine]{
@@ -269,14 +273,7 @@ func (a *Agent) Node() hades.Node {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n.Cordoned = a.cordoned
-	for _, h := range a.held {
-		r := h.spec.Resources
-		n.Allocated.VCPU += r.VCPU
-		n.Allocated.MemoryMB += r.MemoryMB
-		n.Allocated.DiskMB += r.DiskMB
-		n.Sandboxes++
-	}
+	n.Cordoned, n.Allocated, n.Sandboxes = a.cordoned, a.allocated, len(a.held)
 	return n
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/thanatos"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
@@ -110,14 +111,41 @@ func (a *Agent) admit(sb tartarus.Sandbox) (h *held, fresh bool, err error) {
 	if a.cordoned {
 		return nil, false, &tartarus.Error{Kind: tartarus.Unavailable, Message: "the node is being drained", RetryAfter: 5 * time.Second}
 	}
-	if len(a.held) >= a.cfg.MaxLive {
+	if lacks := a.taken().Lacks(sb.Resources); lacks != "" {
+		a.filled = time.Now()
 		return nil, false, &tartarus.Error{
-			Kind: tartarus.Unavailable, Message: fmt.Sprintf("the node holds its limit of %d sandboxes", a.cfg.MaxLive), RetryAfter: 5 * time.Second,
+			Kind: tartarus.Unavailable, Code: hades.CodeNoRoom, RetryAfter: 5 * time.Second,
+			Message: fmt.Sprintf("node %s has no room for the sandbox: %s", a.cfg.Name, lacks),
 		}
 	}
 	h = newHeld(sb)
 	a.held[sb.ID] = h
+	a.allocated, a.filled = plus(a.allocated, sb.Resources, 1), time.Time{}
 	return h, true, nil
+}
+
+// taken is what the node may hand out and what its sandboxes hold of that. A paused one keeps its part, so that it can always come back.
+// The lock is held.
+func (a *Agent) taken() hades.Node {
+	return hades.Node{Name: a.cfg.Name, Capacity: a.cfg.Capacity, Most: a.cfg.MaxLive, Sandboxes: len(a.held), Allocated: a.allocated}
+}
+
+// plus is r with n times more added.
+func plus(r, more tartarus.Resources, n int) tartarus.Resources {
+	r.VCPU += n * more.VCPU
+	r.MemoryMB += int64(n) * more.MemoryMB
+	r.DiskMB += int64(n) * more.DiskMB
+	return r
+}
+
+// keep takes a sandbox among those of this node that was here before: it keeps its place whatever the node may hand out by now.
+func (a *Agent) keep(h *held) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.held[h.spec.ID]; !ok {
+		a.allocated = plus(a.allocated, h.spec.Resources, 1)
+	}
+	a.held[h.spec.ID] = h
 }
 
 // forget gives up the place of a sandbox of which nothing is left.
@@ -125,9 +153,15 @@ func (a *Agent) forget(h *held) {
 	a.mu.Lock()
 	if a.held[h.spec.ID] == h {
 		delete(a.held, h.spec.ID)
+		a.allocated = plus(a.allocated, h.spec.Resources, -1)
+		a.filled = time.Time{}
 		close(h.gone)
 	}
 	a.mu.Unlock()
+	select {
+	case a.freed <- struct{}{}:
+	default:
+	}
 	h.release()
 }
 

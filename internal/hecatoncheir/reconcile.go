@@ -51,10 +51,7 @@ func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
 	}
 	h := newHeld(r.Sandbox)
 	close(h.up)
-	a.mu.Lock()
-	a.held[id] = h
-	a.mu.Unlock()
-
+	a.keep(h)
 	h.saved, h.freed = r.Saved, r.Freed
 	h.conns.allow()
 	gone := a.takeOver(ctx, h, r)

@@ -14,6 +14,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/warm"
@@ -42,7 +43,11 @@ func (a *Agent) takeWork(ctx context.Context) error {
 			return nil
 		case hands <- struct{}{}: // one hand is kept for the first job of the next lease
 		}
-		leases, err := a.cfg.Control.Lease(ctx, a.cfg.Name, cap(hands)-len(hands)+1, leaseTTL)
+		most := cap(hands) - len(hands) + 1
+		if a.awaitRoom(ctx) {
+			most = 1
+		}
+		leases, err := a.cfg.Control.Lease(ctx, a.cfg.Name, most, leaseTTL)
 		if err != nil || len(leases) == 0 {
 			<-hands
 			if ctx.Err() != nil {
@@ -64,6 +69,29 @@ func (a *Agent) takeWork(ctx context.Context) error {
 				defer func() { <-hands }()
 				a.work(ctx, l)
 			}()
+		}
+	}
+}
+
+// tryFull is how long a node that had no room for a sandbox leaves its queue alone, unless one goes: those that wait keep their places there, and
+// now and then the first of them is tried, which may be smaller or may have room on another node by now.
+const tryFull = time.Second
+
+// awaitRoom lets a node that is full leave its queue alone, and reports whether it is full still.
+func (a *Agent) awaitRoom(ctx context.Context) (full bool) {
+	for {
+		a.mu.Lock()
+		full = !a.filled.IsZero()
+		wait := tryFull - time.Since(a.filled)
+		a.mu.Unlock()
+		if !full || wait <= 0 {
+			return full
+		}
+		select {
+		case <-ctx.Done():
+			return full
+		case <-a.freed:
+		case <-time.After(wait):
 		}
 	}
 }
@@ -130,8 +158,12 @@ func (a *Agent) finish(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox
 	}
 }
 
-// retryable reports whether another attempt at the same job may go better.
+// retryable reports whether another attempt at the same job here may go better. One that there is no room for is given back at once: there may be
+// some on another node.
 func retryable(err error) bool {
+	if e, ok := errors.AsType[*tartarus.Error](err); ok && e.Code == hades.CodeNoRoom {
+		return false
+	}
 	switch tartarus.KindOf(err) {
 	case tartarus.Internal, tartarus.Unavailable:
 		return true

@@ -14,6 +14,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/judges"
 	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
 )
@@ -78,12 +79,12 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 		return demanded(err, out)
 	}
 	spec.Runtime = where.Runtime
-	job := acheron.Job{ID: spec.ID, Tenant: spec.Tenant, Node: where.Node, Kind: "create", MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime)}
+	job := acheron.Job{ID: spec.ID, Tenant: spec.Tenant, Node: where.Node, Kind: acheron.Create, MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime)}
 	if key != "" {
 		sum := sha256.Sum256(append([]byte(v.name+" "), raw...))
 		job.Key, job.Digest = key, hex.EncodeToString(sum[:])
 	}
-	sb, err := s.cross(ctx, spec, job)
+	sb, err := s.cross(ctx, spec, job, s.placing(spec, tier))
 	if err != nil {
 		return err
 	}
@@ -132,8 +133,8 @@ func demanded(err error, out judges.Outcome) error {
 const createAttempts = 3
 
 // cross takes a new sandbox over Acheron: it is entered in the registry, queued and awaited. When it does not arrive, whatever the cause,
-// nothing of it goes on running and the registry says why.
-func (s *Server) cross(ctx context.Context, spec tartarus.Spec, job acheron.Job) (tartarus.Sandbox, error) {
+// nothing of it goes on running and the registry says why. next is where it may go when its node has no room.
+func (s *Server) cross(ctx context.Context, spec tartarus.Spec, job acheron.Job, next elsewhere) (tartarus.Sandbox, error) {
 	entry := tartarus.Sandbox{Spec: spec, Node: job.Node, Phase: tartarus.Queued, CreatedAt: time.Now()}
 	var err error
 	if job.Payload, err = json.Marshal(spec); err != nil {
@@ -160,11 +161,11 @@ func (s *Server) cross(ctx context.Context, spec tartarus.Spec, job acheron.Job)
 	case queued.ID != job.ID:
 		// An earlier request with this key is the one that counts; this one made nothing but its entry.
 		s.forget(ctx, entry.ID)
-		return s.arrive(ctx, queued, nil)
+		return s.arrive(ctx, queued, nil, nil)
 	case enterErr != nil && !tartarus.Is(enterErr, tartarus.Conflict):
 		return entry, s.leave(ctx, job, &entry, enterErr)
 	}
-	return s.arrive(ctx, queued, &entry)
+	return s.arrive(ctx, queued, &entry, next)
 }
 
 // keyRounds bounds how often a key may be used again after what it stood for could not be started. Each round is a retry by a client.
@@ -175,7 +176,7 @@ const keyRounds = 16
 func (s *Server) enqueue(ctx context.Context, job acheron.Job) (acheron.Job, error) {
 	queued, err := s.cfg.Queue.Enqueue(ctx, job)
 	for round, key := 2, job.Key; key != "" && round <= keyRounds; round++ {
-		if err != nil || queued.ID == job.ID || !mayTryAgain(queued) {
+		if err != nil || queued.ID == job.ID || !mayTryAgain(queued, time.Now()) {
 			break
 		}
 		job.Key = key + "#" + strconv.Itoa(round)
@@ -185,25 +186,25 @@ func (s *Server) enqueue(ctx context.Context, job acheron.Job) (acheron.Job, err
 }
 
 // mayTryAgain reports whether a job ended without a sandbox for a cause that may have passed.
-func mayTryAgain(j acheron.Job) bool {
+func mayTryAgain(j acheron.Job, now time.Time) bool {
 	switch j.State {
 	case acheron.Cancelled:
 		return true
 	case acheron.Dead:
+		if _, refused := refusedRoom(j); refused {
+			return now.Sub(j.EndedAt) > abandoned // until then its own request takes it to another node
+		}
 		return tartarus.Is(acheron.FromReason(j.Reason), tartarus.Unavailable)
 	}
 	return false
 }
 
 // arrive waits for a job and gives its sandbox. entry is the registry's entry when the job is this request's own, nil when another one's result
-// is waited for.
-func (s *Server) arrive(ctx context.Context, job acheron.Job, entry *tartarus.Sandbox) (tartarus.Sandbox, error) {
-	done := job
-	if !job.State.Ended() {
-		var err error
-		if done, err = s.cfg.Queue.Await(ctx, job.ID); err != nil {
-			return tartarus.Sandbox{}, s.leave(ctx, job, entry, err)
-		}
+// is waited for. next is where it may go when its node has no room; nil where that is not for this request to say.
+func (s *Server) arrive(ctx context.Context, job acheron.Job, entry *tartarus.Sandbox, next elsewhere) (tartarus.Sandbox, error) {
+	done, err := s.awaitStart(ctx, job, entry, next)
+	if err != nil {
+		return tartarus.Sandbox{}, s.leave(ctx, job, entry, err)
 	}
 	if done.State == acheron.Done {
 		var sb tartarus.Sandbox
@@ -212,7 +213,7 @@ func (s *Server) arrive(ctx context.Context, job acheron.Job, entry *tartarus.Sa
 		}
 		return sb, nil
 	}
-	err := whyNot(done)
+	err = whyNot(done)
 	if entry != nil {
 		s.giveUp(ctx, *entry, err)
 	}
@@ -242,7 +243,11 @@ func whyNot(j acheron.Job) *tartarus.Error {
 func (s *Server) leave(ctx context.Context, job acheron.Job, entry *tartarus.Sandbox, cause error) error {
 	why := cause
 	if ctx.Err() != nil {
-		why = &tartarus.Error{Kind: tartarus.Unavailable, RetryAfter: 5 * time.Second, Err: cause, Message: "no node could start the sandbox in time" + s.standing(ctx, job.ID)}
+		message := "no node could start the sandbox in time" + s.standing(ctx, job.ID)
+		if refusal, ok := errors.AsType[*tartarus.Error](cause); ok && refusal.Code == hades.CodeNoRoom {
+			message += "; " + refusal.Message
+		}
+		why = &tartarus.Error{Kind: tartarus.Unavailable, RetryAfter: 5 * time.Second, Err: cause, Message: message}
 	}
 	if entry == nil {
 		return why

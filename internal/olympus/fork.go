@@ -139,8 +139,8 @@ func (s *Server) forkOne(ctx context.Context, source tartarus.Sandbox, snap tart
 	}
 	spec = out.Request.Spec
 	sb, err := s.cross(ctx, spec, acheron.Job{
-		ID: spec.ID, Tenant: spec.Tenant, Node: source.Node, Kind: "create", MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime),
-	})
+		ID: spec.ID, Tenant: spec.Tenant, Node: source.Node, Kind: acheron.Create, MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime),
+	}, stay)
 	if arrived = err == nil; arrived {
 		s.cfg.Changed(sb)
 	}

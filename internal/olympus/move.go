@@ -122,7 +122,7 @@ func (s *Server) handOver(ctx context.Context, m tartarus.Move, from, to string)
 		})
 		if err == nil {
 			var there tartarus.Sandbox
-			if there, err = s.arrive(ctx, job, nil); err == nil {
+			if there, err = s.arrive(ctx, job, nil, nil); err == nil {
 				return there, nil
 			}
 		}

@@ -95,7 +95,7 @@ func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout tim
 	if err != nil {
 		return sb, err
 	}
-	sb, err = s.arrive(ctx, job, nil)
+	sb, err = s.arrive(ctx, job, nil, nil)
 	if err == nil {
 		s.cfg.Changed(sb)
 	}

@@ -321,3 +321,19 @@ func TestConfined(t *testing.T) {
 		t.Errorf("an ordinary one where all are for quarantine: %v", err)
 	}
 }
+
+// What the control plane counts as room, the node does too, and the other way round.
+func TestRoomIsWhatTheNodeSays(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		some := func(what string) tartarus.Resources {
+			return tartarus.Resources{
+				VCPU: rapid.IntRange(0, 9).Draw(t, what+" cpu"), MemoryMB: rapid.Int64Range(0, 9).Draw(t, what+" memory"), DiskMB: rapid.Int64Range(0, 9).Draw(t, what+" disk"),
+			}
+		}
+		n := hades.Node{Capacity: some("capacity"), Allocated: some("allocated"), Sandboxes: rapid.IntRange(0, 9).Draw(t, "sandboxes"), Most: rapid.IntRange(0, 9).Draw(t, "most")}
+		want := some("want")
+		if room, lacks := loadWith(&n, want) <= 1, n.Lacks(want); room != (lacks == "") {
+			t.Fatalf("%+v: load %g, lacks %q", n, loadWith(&n, want), lacks)
+		}
+	})
+}
