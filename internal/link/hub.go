@@ -71,7 +71,7 @@ func NewHub(c HubConfig) (*Hub, error) {
 		c.Changed = func(tartarus.Sandbox) {}
 	}
 	if c.revision == 0 {
-		c.revision = Revision
+		c.revision = ownRevision()
 	}
 	h := &Hub{
 		cfg: c, log: c.Log.With("replica", c.Replica), direct: hecatoncheir.Direct{Queue: c.Queue, Registry: c.Registry},

@@ -13,6 +13,7 @@ package link
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -21,6 +22,16 @@ import (
 // Revision is the version of what is said over a session. It grows with every change that the other side could misunderstand. A replica
 // accepts nodes of its own revision and of the one before, so that a fleet is upgraded replicas first, nodes after.
 const Revision = 1
+
+// revision is another one than Revision where the linker sets it: the upgrade drill of test/fleet builds older and newer programs from one tree.
+var revision string
+
+func ownRevision() int {
+	if n, err := strconv.Atoi(revision); err == nil && n > 0 {
+		return n
+	}
+	return Revision
+}
 
 // accepts reports why a node that speaks theirs is turned away by a replica that speaks ours.
 func accepts(ours, theirs int, version string) error {

@@ -62,7 +62,7 @@ func NewUplink(ctx context.Context, c UplinkConfig) (*Uplink, error) {
 		return nil, errors.New("link: an uplink needs a name, replicas, a folder and a log")
 	}
 	if c.revision == 0 {
-		c.revision = Revision
+		c.revision = ownRevision()
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, err

@@ -231,6 +231,7 @@ func (w *world) eventually(what string, check func() error) {
 type replica struct {
 	*process
 	w          *world
+	bin        string // the program that it is
 	name, data string
 	api, fleet int // ports
 	edge       int
@@ -238,7 +239,7 @@ type replica struct {
 }
 
 func (w *world) newReplica(name string) *replica {
-	r := &replica{w: w, name: name, data: filepath.Join(w.dir, name), api: freePort(w.t), fleet: freePort(w.t), edge: freePort(w.t)}
+	r := &replica{w: w, bin: w.bin, name: name, data: filepath.Join(w.dir, name), api: freePort(w.t), fleet: freePort(w.t), edge: freePort(w.t)}
 	r.start()
 	return r
 }
@@ -252,7 +253,7 @@ func (r *replica) start() {
 		"TARTARUS_DATA=" + r.data, "TARTARUS_NODE_NAME=replica-" + r.name, fmt.Sprint("TARTARUS_REDIS_URL=redis://127.0.0.1:", r.w.redisP, "/3"),
 		fmt.Sprint("TARTARUS_API_ADDR=127.0.0.1:", r.api), fmt.Sprint("TARTARUS_EDGE_ADDR=127.0.0.1:", r.edge),
 		"TARTARUS_FLEET_ADDR=" + r.fleetAddr(), "TARTARUS_FLEET_ADVERTISE=" + r.fleetAddr(), "TARTARUS_NODE_LOST=20s", "TARTARUS_DEFAULT_TEMPLATE=tiny",
-	}, r.w.bin, "olympus")
+	}, r.bin, "olympus")
 	r.w.eventually("replica "+r.name+" answers", func() error {
 		select {
 		case <-r.done:
@@ -303,16 +304,25 @@ func (r *replica) must(args ...string) string {
 type node struct {
 	*process
 	w      *world
+	bin    string // the program that it is
 	name   string
 	number int
 	to     []*replica
 	own    bool // listens for the edge's traffic itself
 }
 
-// newNode makes the namespace, joins the fleet and waits until it is registered.
+// newNode starts a node of its own, which joins the fleet.
 func (w *world) newNode(name string, number int, own bool, to ...*replica) *node {
 	w.t.Helper()
-	n := &node{w: w, name: name, number: number, to: to, own: own}
+	n := w.joining(name, number, own, to...)
+	n.start()
+	return n
+}
+
+// joining makes the namespace of a node and the token with which it may join.
+func (w *world) joining(name string, number int, own bool, to ...*replica) *node {
+	w.t.Helper()
+	n := &node{w: w, bin: w.bin, name: name, number: number, to: to, own: own}
 	ns, outer, inner := n.ns(), fmt.Sprint(w.tag, "v", number), fmt.Sprint(w.tag, "i", number)
 	w.ip("netns", "add", ns)
 	w.t.Cleanup(func() { w.ip("netns", "del", ns) })
@@ -328,7 +338,6 @@ func (w *world) newNode(name string, number int, own bool, to ...*replica) *node
 	if err := os.WriteFile(n.tokenFile(), []byte(to[0].must("node", "token", "--node", name)+"\n"), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
-	n.start()
 	return n
 }
 
@@ -360,7 +369,7 @@ func (n *node) env() []string {
 
 func (n *node) start() {
 	n.w.t.Helper()
-	n.process = n.w.start(n.name, n.env(), "nsenter", n.enter(n.w.bin, "hecatoncheir")...)
+	n.process = n.w.start(n.name, n.env(), "nsenter", n.enter(n.bin, "hecatoncheir")...)
 }
 
 // leaks looks for what is on the host though no sandbox owns it.
