@@ -175,6 +175,10 @@ func (benchTemplate) Resolve(context.Context, string, string) (olympus.Template,
 	return olympus.Template{ID: "benchtemplate0000000", BuildID: "build", Names: []string{"bench"}, VCPU: 1, MemoryMB: 128, DiskMB: 1024, Public: true}, nil
 }
 
+func (b benchTemplate) Version(ctx context.Context, _, _ string) (olympus.Template, error) {
+	return b.Resolve(ctx, "", "")
+}
+
 func (b benchTemplate) List(ctx context.Context, _ string) ([]olympus.Template, error) {
 	t, err := b.Resolve(ctx, "", "")
 	return []olympus.Template{t}, err

@@ -52,12 +52,13 @@ type templateDocument struct {
 	DiskSizeMB int64     `json:"diskSizeMB"`
 	SizeBytes  int64     `json:"sizeBytes,omitempty"` // of the image; not known of a server's
 	Source     string    `json:"source,omitempty"`
+	SignedBy   []string  `json:"signedBy,omitempty"` // ids of keys
 	CreatedAt  time.Time `json:"createdAt"`
 }
 
 func documentOf(t image.Template) templateDocument {
 	return templateDocument{TemplateID: t.ID, Name: t.Name, Tags: t.Tags, CPUCount: t.VCPU, MemoryMB: t.MemoryMB, DiskSizeMB: t.DiskMB,
-		SizeBytes: t.Size, Source: t.Recipe, CreatedAt: t.CreatedAt}
+		SizeBytes: t.Size, Source: t.Recipe, SignedBy: t.SignedBy, CreatedAt: t.CreatedAt}
 }
 
 func templateListCommand(e *Env) *cobra.Command {
@@ -152,12 +153,13 @@ type building struct {
 	from, user, workdir, start, ready, memory, disk string
 	cpus                                            int
 	env, tags                                       []string
-	force                                           bool
+	force, signed                                   bool
 }
 
 func (b *building) add(f *pflag.FlagSet) {
 	f.StringVar(&b.from, "from", "", "source: an image reference such as debian:12, or dir:PATH, tar:PATH, archive:PATH (docker save), layout:PATH (OCI layout)")
 	f.BoolVar(&b.force, "force", false, "build even when an equal one is there")
+	f.BoolVar(&b.signed, "signed", false, "refuse a container image that no key of signatureKeys signed")
 	f.StringArrayVar(&b.tags, "tag", nil, "tag (repeatable)")
 	f.StringArrayVarP(&b.env, "env", "e", nil, "environment variable NAME=VALUE (repeatable)")
 	f.StringVarP(&b.user, "user", "u", "", "default user")
@@ -171,7 +173,7 @@ func (b *building) add(f *pflag.FlagSet) {
 
 // spec turns the flags into what the image store builds.
 func (b *building) spec(name string, lookup func(string) (string, bool)) (image.Spec, error) {
-	s := image.Spec{Name: name, Tags: b.tags, User: b.user, WorkDir: b.workdir, StartCmd: b.start, ReadyCmd: b.ready, VCPU: b.cpus, Force: b.force}
+	s := image.Spec{Name: name, Tags: b.tags, User: b.user, WorkDir: b.workdir, StartCmd: b.start, ReadyCmd: b.ready, VCPU: b.cpus, Force: b.force, Signed: b.signed}
 	if base, tag, ok := strings.Cut(name, ":"); ok {
 		s.Name, s.Tags = base, append(s.Tags, tag)
 	}
@@ -222,7 +224,9 @@ func templateBuildCommand(e *Env) *cobra.Command {
 		Short: "Build a template; base needs no source",
 		Long: `Build a template: a read-only root filesystem with the guest agent in it, kept in the data folder.
 
-base is what users of the SDKs expect: bash, Python, Node, curl and git. A build whose result is there already does nothing.`,
+base is what users of the SDKs expect: bash, Python, Node, curl and git. A build whose result is there already does nothing.
+
+Signatures of a container image by the keys in signatureKeys of the configuration are looked for in its registry, where cosign puts them, and recorded for policies.`,
 		Example: "  tartarus template build base\n  tartarus template build web --from nginx:1.27 --memory 512M\n  tartarus template build mine --from dir:./rootfs",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -232,6 +236,13 @@ base is what users of the SDKs expect: bash, Python, Node, curl and git. A build
 			}
 			s, err := e.templates()
 			if err != nil {
+				return err
+			}
+			c, err := e.configure(nil)
+			if err != nil {
+				return err
+			}
+			if spec.Keys, err = c.ImageKeys(); err != nil {
 				return err
 			}
 			p := e.newProgress(time.Now())

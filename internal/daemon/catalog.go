@@ -35,7 +35,7 @@ func buildID(t image.Template) string    { return fleetID("build", t.Digest) }
 
 // Template implements hecatoncheir.Templates.
 func (f fleetTemplates) Template(ctx context.Context, id, build string) (hecatoncheir.Template, error) {
-	all, err := f.local.store.List()
+	all, err := f.local.store.All()
 	if err != nil {
 		return hecatoncheir.Template{}, err
 	}
@@ -51,7 +51,7 @@ func (f fleetTemplates) Template(ctx context.Context, id, build string) (hecaton
 
 // catalog is what the node tells the registry. A folder that cannot be read has nothing to offer.
 func (f fleetTemplates) catalog() []hades.Template {
-	all, err := f.local.store.List()
+	all, err := f.local.store.All()
 	out := make([]hades.Template, 0, len(all))
 	if err != nil {
 		return out
@@ -59,6 +59,7 @@ func (f fleetTemplates) catalog() []hades.Template {
 	for _, t := range all {
 		out = append(out, hades.Template{
 			ID: templateID(t), Build: buildID(t), Name: t.Name, Tags: t.Tags, VCPU: t.VCPU, MemoryMB: t.MemoryMB, DiskMB: t.DiskMB, CreatedAt: t.CreatedAt,
+			Digest: t.Digest, Recipe: t.Recipe, SignedBy: t.SignedBy,
 		})
 	}
 	return out
@@ -129,9 +130,22 @@ func (a advertised) List(ctx context.Context, _ string) ([]olympus.Template, err
 	return out, err
 }
 
+// Version implements olympus.Templates.
+func (a advertised) Version(ctx context.Context, id, build string) (olympus.Template, error) {
+	all, err := a.all(ctx)
+	if err != nil {
+		return olympus.Template{}, err
+	}
+	i := slices.IndexFunc(all, func(t hades.Template) bool { return t.ID == id && t.Build == build })
+	if i < 0 {
+		return olympus.Template{}, tartarus.Errorf(tartarus.NotFound, "no node has the version %s of template %s", build, id)
+	}
+	return forFleet(all[i]), nil
+}
+
 func forFleet(t hades.Template) olympus.Template {
 	return olympus.Template{
 		ID: t.ID, BuildID: t.Build, Names: []string{t.Name}, VCPU: t.VCPU, MemoryMB: t.MemoryMB, DiskMB: t.DiskMB,
-		Public: true, CreatedAt: t.CreatedAt, UpdatedAt: t.CreatedAt,
+		Digest: t.Digest, Recipe: t.Recipe, SignedBy: t.SignedBy, Public: true, CreatedAt: t.CreatedAt, UpdatedAt: t.CreatedAt,
 	}
 }

@@ -82,6 +82,8 @@ type Config struct {
 	Audit Audit `key:"audit"`
 	// OIDC lets people in with ID tokens. Without an issuer only API keys do.
 	OIDC OIDC `key:"oidc"`
+	// SignatureKeys are the public keys by which container images may be signed: names for policies, and files in PEM.
+	SignatureKeys map[string]string `key:"signatureKeys" env:"TARTARUS_SIGNATURE_KEYS"`
 	// PauseOnExit pauses every sandbox before the server ends. Otherwise they run on, and the next server adopts them.
 	PauseOnExit bool `key:"pauseOnExit" env:"TARTARUS_PAUSE_ON_EXIT"`
 	// EnableHypnos switches hibernation on: idle sandboxes become snapshots and wake on traffic.
@@ -318,7 +320,9 @@ func Default() Config {
 		Fleet: Fleet{Addr: "127.0.0.1:7301", NodeLost: 10 * time.Minute},
 		// What payment and health regulators ask for, a year online (PCI DSS 4.0, 10.5.1).
 		Audit: Audit{Retention: 365 * 24 * time.Hour},
-		OIDC:  OIDC{RoleClaim: "groups", Roles: map[string]string{}, Tenants: map[string]string{}, Tenant: tenant.Default},
+		// None: nothing counts as signed.
+		SignatureKeys: map[string]string{},
+		OIDC:          OIDC{RoleClaim: "groups", Roles: map[string]string{}, Tenants: map[string]string{}, Tenant: tenant.Default},
 		Network: Network{
 			// RFC 2544 benchmarking range: never routed on the Internet. A /15 holds 131,072 addresses, 65,536 slots.
 			Base: netip.MustParsePrefix("198.18.0.0/15"),
@@ -364,6 +368,9 @@ func (c Config) Validate() error {
 	check(c.Audit.Retention >= 0, "audit.retention %s must not be negative", c.Audit.Retention)
 	check(c.Audit.ArchiveFor >= 0, "audit.archiveFor %s must not be negative", c.Audit.ArchiveFor)
 	check(c.Audit.ArchiveFor == 0 || c.S3.Bucket != "", "audit.archiveFor is set and s3.bucket (TARTARUS_S3_BUCKET) is not")
+	for name := range c.SignatureKeys {
+		check(plainName.MatchString(name), "signatureKeys: %q must be lower-case letters, digits and dashes", name)
+	}
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Warm.validate()...)
 	if err := c.Heat.thresholds().Validate(); err != nil {

@@ -290,6 +290,10 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 	if err != nil {
 		return err
 	}
+	_, signers, err := d.cfg.signers()
+	if err != nil {
+		return err
+	}
 	people, err := d.openPeople(p)
 	if err != nil {
 		return err
@@ -299,7 +303,7 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 		Audit: p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf, Policies: p.kept.policies, Themis: p.law.themis, Quotas: quotas, Strikes: d.strikeCount(p),
 		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
-		People: people, Secrets: p.secrets, Volumes: p.volumes, Identity: p.identity, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,
+		People: people, Signers: signers, Secrets: p.secrets, Volumes: p.volumes, Identity: p.identity, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,
 	})
 	return err
 }

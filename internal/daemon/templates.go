@@ -69,10 +69,19 @@ func (t *templates) List(context.Context, string) ([]olympus.Template, error) {
 	return out, err
 }
 
+// Version implements olympus.Templates.
+func (t *templates) Version(_ context.Context, id, build string) (olympus.Template, error) {
+	found, err := t.version(id, build)
+	if err != nil {
+		return olympus.Template{}, err
+	}
+	return forAPI(found), nil
+}
+
 func forAPI(t image.Template) olympus.Template {
 	return olympus.Template{
 		ID: t.ID, BuildID: t.Build, Names: []string{t.Name},
-		Digest: t.Digest, Recipe: t.Recipe,
+		Digest: t.Digest, Recipe: t.Recipe, SignedBy: t.SignedBy,
 		VCPU: t.VCPU, MemoryMB: t.MemoryMB, DiskMB: t.DiskMB, Public: true, CreatedAt: t.CreatedAt, UpdatedAt: t.CreatedAt,
 	}
 }

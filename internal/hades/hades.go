@@ -97,6 +97,11 @@ type Template struct {
 	MemoryMB  int64     `json:"memoryMB,omitempty"`
 	DiskMB    int64     `json:"diskMB,omitempty"`
 	CreatedAt time.Time `json:"createdAt"`
+
+	// Where it comes from, for policies: its image's digest, what it was built from, and the ids of the keys that signed that.
+	Digest   string   `json:"digest,omitempty"`
+	Recipe   string   `json:"recipe,omitempty"`
+	SignedBy []string `json:"signedBy,omitempty"`
 }
 
 // Runtime is what a node says of one of its drivers.

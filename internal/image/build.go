@@ -17,6 +17,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/image/embedded"
 	"github.com/tartarus-sandbox/tartarus/internal/image/erofs"
+	"github.com/tartarus-sandbox/tartarus/internal/image/oci"
 	"github.com/tartarus-sandbox/tartarus/internal/image/rootfs"
 )
 
@@ -58,6 +59,10 @@ type Spec struct {
 	Dir     string // folder that is the root filesystem
 	Tar     string // file: tar, or tar compressed by gzip or zstd
 
+	// Keys are those whose signatures of a container image are looked for. Signed refuses an image that none of them signed.
+	Keys   []oci.Key
+	Signed bool
+
 	// Packages are Debian packages besides those of the recipe base or code-interpreter.
 	Packages []string
 
@@ -97,7 +102,7 @@ func (s *Store) Build(ctx context.Context, spec Spec, progress func(Progress)) (
 	if src.key != "" {
 		src.key = spec.key(src.key)
 	}
-	if t, ok := s.ready(spec, src.key, agent); ok {
+	if t, ok := s.ready(spec, src, agent); ok {
 		progress(Progress{Stage: "done", Message: spec.Name + " is up to date"})
 		return t, nil
 	}
@@ -106,7 +111,7 @@ func (s *Store) Build(ctx context.Context, spec Spec, progress func(Progress)) (
 		return Template{}, err
 	}
 	defer unlock()
-	if t, ok := s.ready(spec, src.key, agent); ok { // another process made it while this one waited
+	if t, ok := s.ready(spec, src, agent); ok { // another process made it while this one waited
 		progress(Progress{Stage: "done", Message: spec.Name + " is up to date"})
 		return t, nil
 	}
@@ -141,13 +146,13 @@ func digestText(parts ...string) string {
 }
 
 // ready finds a template that a build would only make again.
-func (s *Store) ready(spec Spec, key, agent string) (Template, bool) {
-	if spec.Force || key == "" {
+func (s *Store) ready(spec Spec, src origin, agent string) (Template, bool) {
+	if spec.Force || src.key == "" {
 		return Template{}, false
 	}
 	for _, tag := range spec.tags() {
 		t, err := s.Resolve(spec.Name + ":" + tag)
-		if err != nil || t.Key != key || t.AgentDigest != agent || !intact(t) {
+		if err != nil || t.Key != src.key || !src.is(t) || t.AgentDigest != agent || !intact(t) {
 			return Template{}, false
 		}
 	}
@@ -204,7 +209,7 @@ func (s *Store) make(ctx context.Context, spec Spec, src origin, agent string, p
 		return Template{}, context.Cause(ctx)
 	}
 	t.Name, t.Tags, t.Key, t.Recipe, t.AgentDigest = spec.Name, spec.tags(), src.key, src.recipe, agent
-	t.ID, t.Build, t.CreatedAt = "", "", time.Time{}
+	t.SignedBy, t.ID, t.Build, t.CreatedAt = src.signedBy, "", "", time.Time{}
 	t.DroppedXattrs += stats.DroppedXattrs
 	t.StartCmd, t.ReadyCmd = src.runs.StartCmd, src.runs.ReadyCmd
 	spec.apply(&t)
@@ -230,10 +235,10 @@ func (s *Store) again(ctx context.Context, spec Spec, src origin, agent string) 
 	if !ok || t.AgentDigest != agent {
 		return Template{}, tartarus.Errorf(tartarus.NotFound, "no such image yet")
 	}
-	if t.Name == spec.Name && len(t.Tags) > 0 {
+	if t.Name == spec.Name && len(t.Tags) > 0 && src.is(t) {
 		return s.Tag(ctx, spec.Name+":"+t.Tags[0], spec.tags()...)
 	}
-	t.Name, t.Tags, t.Recipe, t.ID, t.Build, t.CreatedAt = spec.Name, spec.tags(), src.recipe, "", "", time.Time{}
+	t.Name, t.Tags, t.Recipe, t.SignedBy, t.ID, t.Build, t.CreatedAt = spec.Name, spec.tags(), src.recipe, src.signedBy, "", "", time.Time{}
 	return s.Put(ctx, t)
 }
 

@@ -24,6 +24,8 @@ type origin struct {
 	key    string // over all that decides the content
 	// fill writes the tree and gives what the source knows about running it.
 	fill func(ctx context.Context, w *erofs.Writer, progress func(Progress)) (Template, error)
+	// signedBy are ids of keys that signed it.
+	signedBy []string
 	// runs holds the recipe's start and ready commands, which callers may override.
 	runs Template
 }
@@ -44,10 +46,12 @@ func (s *Store) origin(ctx context.Context, spec Spec) (origin, error) {
 	if given != 1 {
 		return origin{}, tartarus.Errorf(tartarus.Invalid, "template %s needs one source and has %d", spec.Name, given)
 	}
+	if spec.Signed && (spec.OCI == "" || len(spec.Keys) == 0) {
+		return origin{}, tartarus.Errorf(tartarus.Invalid, "a signature can be asked for of an image from a registry only, and with at least one key to look for")
+	}
 	switch {
 	case spec.OCI != "":
-		img, err := oci.Remote(ctx, spec.OCI)
-		return container("oci:"+spec.OCI, img, err)
+		return fromRegistry(ctx, spec)
 	case spec.Layout != "":
 		img, err := oci.Layout(spec.Layout)
 		return container("layout:"+spec.Layout, img, err)
@@ -133,6 +137,29 @@ func (s *Store) debian(spec Spec, without []string, packages ...string) (origin,
 			return Template{Env: map[string]string{"LANG": "C.UTF-8"}}, err
 		},
 	}, nil
+}
+
+// is reports whether a template with the same content also comes from the same place: policies ask where from, and who signed it.
+func (o origin) is(t Template) bool {
+	return t.Recipe == o.recipe && slices.Equal(t.SignedBy, o.signedBy)
+}
+
+// fromRegistry is a container image with its signatures.
+func fromRegistry(ctx context.Context, spec Spec) (origin, error) {
+	img, err := oci.Remote(ctx, spec.OCI)
+	o, err := container("oci:"+spec.OCI, img, err)
+	if err != nil || len(spec.Keys) == 0 {
+		return o, err
+	}
+	signed, err := img.Signed(ctx, spec.Keys)
+	if err != nil {
+		return o, fmt.Errorf("look for signatures of image %s: %w", spec.OCI, err)
+	}
+	if spec.Signed && len(signed.By) == 0 {
+		return o, &tartarus.Error{Kind: tartarus.Denied, Code: "not_signed", Message: "image " + spec.OCI + " is not signed: " + signed.Why}
+	}
+	o.signedBy = signed.By
+	return o, nil
 }
 
 func container(recipe string, img *oci.Image, err error) (origin, error) {

@@ -122,11 +122,16 @@ func held(t Template) bool {
 
 // List gives all versions that have a tag, by name, the newest first.
 func (s *Store) List() ([]Template, error) {
+	all, err := s.All()
+	return slices.DeleteFunc(all, func(t Template) bool { return len(t.Tags) == 0 }), err
+}
+
+// All gives those without a tag, too, which somebody holds.
+func (s *Store) All() ([]Template, error) {
 	x, err := s.load()
 	if err != nil {
 		return nil, err
 	}
-	x.Templates = slices.DeleteFunc(x.Templates, func(t Template) bool { return len(t.Tags) == 0 })
 	slices.SortStableFunc(x.Templates, func(a, b Template) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), b.CreatedAt.Compare(a.CreatedAt))
 	})

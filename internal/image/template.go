@@ -43,6 +43,8 @@ type Template struct {
 	AgentDigest string `json:"agentDigest"`
 	// Recipe says what the image was made from, for people: "tiny", "base", "oci:debian:12".
 	Recipe string `json:"recipe"`
+	// SignedBy are the ids of the keys by which the container image was signed when it was built from it, of those that were asked for.
+	SignedBy []string `json:"signedBy,omitempty"`
 	// Key is the SHA-256 over all that went into the image but the agent; the same key needs no second build.
 	Key string `json:"key,omitempty"`
 	// DroppedXattrs counts extended attributes (file capabilities, mostly) that are not in the image.

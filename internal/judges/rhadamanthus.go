@@ -20,11 +20,15 @@ type Policies interface {
 
 // Template is what a sandbox is made from, as far as judges care.
 type Template struct {
-	ID     string
-	Names  []string
-	Digest string // of the file system
-	Recipe string // what it was built from, such as oci:debian:12
+	ID      string
+	Names   []string
+	Digest  string   // of the file system
+	Recipe  string   // what it was built from, such as oci:debian:12; RecipeUnknown when nobody can say
+	Signers []string // names of the keys that signed that
 }
+
+// RecipeUnknown is the Recipe of a template that is gone. Policies see it as an image of which nothing good is known.
+const RecipeUnknown = "oci:unknown/unknown"
 
 // Rhadamanthus holds a request against the policies: where its image comes from, what it wants to reach, how strongly it must be kept apart.
 type Rhadamanthus struct {
@@ -129,8 +133,10 @@ func addServices(in *themis.RequestInput, s tartarus.Spec) {
 }
 
 func templateInput(t Template) themis.TemplateInput {
-	in := themis.TemplateInput{ID: t.ID, Names: t.Names, Digest: t.Digest}
-	if image, ok := strings.CutPrefix(t.Recipe, "oci:"); ok {
+	in := themis.TemplateInput{ID: t.ID, Names: t.Names, Digest: t.Digest, Signed: len(t.Signers) > 0, Signers: t.Signers}
+	if t.Recipe == RecipeUnknown {
+		in.Image, in.Registry = "unknown", "unknown"
+	} else if image, ok := strings.CutPrefix(t.Recipe, "oci:"); ok {
 		in.Image, in.Registry = image, registryOf(image)
 		in.Pinned = strings.Contains(image, "@sha256:")
 	}

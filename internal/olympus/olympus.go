@@ -39,6 +39,8 @@ type Config struct {
 
 	// People lets in who has an ID token of this issuer; nil takes API keys only.
 	People *login.Issuer
+	// Signers are the names, for policies, of the keys by which container images may be signed, by the keys' ids.
+	Signers map[string]string
 	// Secrets holds what tenants keep for use in what leaves their sandboxes; nil keeps none.
 	Secrets *secret.Vault
 	// Volumes is storage that outlives sandboxes; nil keeps none.

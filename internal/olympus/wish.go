@@ -2,6 +2,7 @@ package olympus
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -18,14 +19,31 @@ func (s *Server) wish(ctx context.Context, what judges.Action, who caller, spec 
 		return r, err
 	}
 	r.TenantLabels, r.Quota = t.Labels, t.Quota
-	// A running sandbox goes on although its template is gone.
-	if found, err := s.templates.resolve(ctx, spec.Tenant, spec.TemplateID, who.now); err == nil {
-		r.Template = judges.Template{ID: found.ID, Names: found.Names, Digest: found.Digest, Recipe: found.Recipe}
+	found, err := s.templates.version(ctx, spec.TemplateID, spec.BuildID, who.now)
+	switch {
+	case err == nil:
+		r.Template = judges.Template{ID: found.ID, Names: found.Names, Digest: found.Digest, Recipe: found.Recipe, Signers: s.signers(found.SignedBy)}
+	case tartarus.Is(err, tartarus.NotFound):
+		// A sandbox goes on although its template is gone; where that came from nobody can say any more.
+		r.Template.Recipe = judges.RecipeUnknown
+	default:
+		return r, err
 	}
 	r.History = func(ctx context.Context) (themis.HistoryInput, error) {
 		return s.history(ctx, spec.Tenant, spec.TemplateID)
 	}
 	return r, nil
+}
+
+// signers are the names of keys, of those that are still known.
+func (s *Server) signers(ids []string) (names []string) {
+	for _, id := range ids {
+		if name, ok := s.cfg.Signers[id]; ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // held asks whether a tenant's quota has room for what is done with a sandbox that is there. Where nothing comes of it, undo must be called.

@@ -62,6 +62,8 @@ type TemplateInput struct {
 	Image    string   `yaml:"image,omitempty" json:"image"`       // container image that it was built from; empty for others
 	Registry string   `yaml:"registry,omitempty" json:"registry"` // where that came from, such as docker.io
 	Pinned   bool     `yaml:"pinned,omitempty" json:"pinned"`     // it was named by digest
+	Signed   bool     `yaml:"signed,omitempty" json:"signed"`     // it was signed by a key of the server's configuration
+	Signers  []string `yaml:"signers,omitempty" json:"signers"`   // the names of these keys there
 }
 
 // KeyInput is the API key.
@@ -126,6 +128,8 @@ var variables = map[string]variable{
 	"template.image":          {cel.StringType, func(in *Input) any { return in.Template.Image }},
 	"template.registry":       {cel.StringType, func(in *Input) any { return in.Template.Registry }},
 	"template.pinned":         {cel.BoolType, func(in *Input) any { return in.Template.Pinned }},
+	"template.signed":         {cel.BoolType, func(in *Input) any { return in.Template.Signed }},
+	"template.signers":        {stringList, func(in *Input) any { return in.Template.Signers }},
 	"key.id":                  {cel.StringType, func(in *Input) any { return in.Key.ID }},
 	"key.name":                {cel.StringType, func(in *Input) any { return in.Key.Name }},
 	"key.role":                {cel.StringType, func(in *Input) any { return in.Key.Role }},

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -35,6 +36,10 @@ type Image struct {
 	Digest string // of its manifest: sha256:HEX
 	Config Config
 	layers []v1.Layer
+
+	// Of one from a registry: where it is, and what its signatures may be of.
+	ref     name.Reference
+	digests []v1.Hash
 }
 
 // Config is how an image wants to be run.
@@ -53,12 +58,31 @@ func Remote(ctx context.Context, reference string) (*Image, error) {
 	if err != nil {
 		return nil, tartarus.Errorf(tartarus.Invalid, "%.200q is no image reference: %s", reference, err)
 	}
-	img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithPlatform(platform()), remote.WithUserAgent("tartarus"))
+	found, err := remote.Get(ref, options(ctx)...)
 	if err != nil {
 		return nil, registryError(ctx, reference, err)
 	}
-	return read(reference, img)
+	img, err := found.Image()
+	if err != nil {
+		return nil, registryError(ctx, reference, err)
+	}
+	out, err := read(reference, img)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := img.Digest()
+	if err != nil {
+		return nil, bad("read image "+reference, err)
+	}
+	// The index holds its manifests by digest, so that who signs it signs them.
+	out.ref, out.digests = ref, slices.Compact([]v1.Hash{found.Digest, manifest})
+	return out, nil
+}
+
+func options(ctx context.Context) []remote.Option {
+	return []remote.Option{
+		remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform()), remote.WithUserAgent("tartarus"),
+	}
 }
 
 // registryError sorts what a registry answered.

@@ -440,6 +440,16 @@ func (t Templates) Resolve(_ context.Context, _, ref string) (olympus.Template, 
 	return olympus.Template{}, tartarus.Errorf(tartarus.NotFound, "template %q not found", ref)
 }
 
+// Version implements olympus.Templates.
+func (t Templates) Version(_ context.Context, id, build string) (olympus.Template, error) {
+	for _, tpl := range t {
+		if tpl.ID == id && tpl.BuildID == build {
+			return tpl, nil
+		}
+	}
+	return olympus.Template{}, tartarus.Errorf(tartarus.NotFound, "template %s has no version %s", id, build)
+}
+
 // List implements olympus.Templates.
 func (t Templates) List(context.Context, string) ([]olympus.Template, error) {
 	out := []olympus.Template{}
