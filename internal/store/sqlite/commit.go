@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -26,6 +27,8 @@ type op struct {
 	run  func(*txn) error
 	err  error
 	done chan error
+
+	settle bool // it is not answered before readers see everything that came before it
 }
 
 // txn is the transaction that changes run in. It lives on the committer's goroutine.
@@ -43,11 +46,7 @@ func (t *txn) exec(q string, args ...any) (int64, error) {
 		return 0, t.broken
 	}
 	if !t.wrote {
-		t.broken = t.db.failpoint("begin")
-		if t.broken == nil {
-			_, t.broken = t.conn.exec("BEGIN IMMEDIATE")
-		}
-		if t.broken != nil {
+		if t.broken = t.begin(); t.broken != nil {
 			return 0, t.broken
 		}
 		t.wrote = true
@@ -56,25 +55,51 @@ func (t *txn) exec(q string, args ...any) (int64, error) {
 		return 0, t.broken
 	}
 	n, err := t.conn.exec(q, args...)
+	if err == nil {
+		err = t.redo.add(q, t.conn.args)
+	}
 	t.broken = err
 	return n, err
 }
 
 // committer owns the connection that writes and the memory of the queue.
 type committer struct {
-	db   *DB
-	conn *conn
-	ops  []*op
-	lost bool // what follows ran ahead of the file and must be read again
+	db    *DB
+	conn  *conn
+	redo  *redo
+	ops   []*op
+	begun time.Time // of the transaction that is open in the database; zero when none is
+	lost  bool      // what follows ran ahead of the files and must be read again
+
+	settleAfter time.Duration
 
 	line    *line
 	journal journalRows
 	recent  recent
 }
 
+// settleAfter is how long the database may be behind the redo file: seldom enough that most pages are written once for many changes, and
+// so often that a crash leaves little to do again.
+const settleAfter = 100 * time.Millisecond
+
+// begin opens a transaction of the database's, unless one is open that earlier groups shared.
+func (w *committer) begin() error {
+	if err := w.db.failpoint("begin"); err != nil || !w.begun.IsZero() {
+		return err
+	}
+	_, err := w.conn.exec("BEGIN IMMEDIATE")
+	if err == nil {
+		w.begun = time.Now()
+	}
+	return err
+}
+
 // write hands a change to the committer and waits until it is durable. When ctx ends first the change may or may not happen.
 func (db *DB) write(ctx context.Context, run func(*txn) error) error {
-	o := &op{ctx: ctx, run: run, done: make(chan error, 1)}
+	return db.submit(ctx, &op{ctx: ctx, run: run, done: make(chan error, 1)})
+}
+
+func (db *DB) submit(ctx context.Context, o *op) error {
 	select {
 	case <-db.closing:
 		return errClosed
@@ -102,12 +127,17 @@ func (db *DB) write(ctx context.Context, run func(*txn) error) error {
 	}
 }
 
-// read lends a connection of its own to fn.
+// read lends a connection of its own to fn. What was acknowledged before, fn sees.
 func (db *DB) read(ctx context.Context, fn func(*conn) error) error {
 	select {
 	case <-db.closing:
 		return errClosed
 	default:
+	}
+	if db.behind.Load() {
+		if err := db.submit(ctx, &op{ctx: ctx, run: func(*txn) error { return nil }, done: make(chan error, 1), settle: true}); err != nil {
+			return err
+		}
 	}
 	select {
 	case c := <-db.readers:
@@ -136,9 +166,7 @@ func (w *committer) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		if w.lost {
-			timer.Reset(100 * time.Millisecond) // a disk that fails is asked again, but not without pause
-		} else if wait, ok := w.line.next(time.Now()); ok {
+		if wait, ok := w.wait(time.Now()); ok {
 			timer.Reset(wait)
 		} else {
 			timer.Stop()
@@ -153,6 +181,18 @@ func (w *committer) run() {
 		}
 		w.batch()
 	}
+}
+
+// wait says how long nothing happens by itself.
+func (w *committer) wait(now time.Time) (time.Duration, bool) {
+	if w.lost {
+		return 100 * time.Millisecond, true // a disk that fails is asked again, but not without pause
+	}
+	wait, ok := w.line.next(now)
+	if left := w.begun.Add(w.settleAfter).Sub(now); !w.begun.IsZero() && (!ok || left < wait) {
+		return max(0, left), true
+	}
+	return wait, ok
 }
 
 // gather takes what else waits already. It never waits itself: while one batch is being synced the next one grows.
@@ -192,10 +232,8 @@ func (w *committer) batch() {
 func (w *committer) attempt(ops []*op) error {
 	t := &txn{committer: w, now: time.Now()}
 	err := w.apply(t, ops)
-	if err == nil && t.wrote {
-		if err = w.db.failpoint("commit"); err == nil {
-			_, err = w.conn.exec("COMMIT")
-		}
+	if err == nil {
+		err = w.keep(t, ops)
 	}
 	if err == nil {
 		for _, f := range t.after {
@@ -206,22 +244,58 @@ func (w *committer) attempt(ops []*op) error {
 		}
 		return nil
 	}
-	if t.wrote {
+	if !w.begun.IsZero() {
 		if _, e := w.conn.exec("ROLLBACK"); e != nil {
 			// SQLite rolls back by itself on a full disk and the like; then there is nothing to undo.
 			err = errors.Join(err, e)
 		}
+		w.begun = time.Time{}
 	}
-	w.lost = true
+	w.lost = true // and with it what earlier groups did in that transaction; the redo file has it
 	for _, s := range t.served {
 		s.done <- errAgain
 	}
 	return err
 }
 
-// load fills the memory from the file.
+// keep makes durable what a group of changes did: in the redo file; or in the database, when somebody waits to read it or it is time.
+func (w *committer) keep(t *txn, ops []*op) error {
+	if t.wrote {
+		if err := w.db.failpoint("commit"); err != nil {
+			return err
+		}
+	}
+	if w.begun.IsZero() {
+		return nil
+	}
+	if w.redo.full() || t.now.Sub(w.begun) >= w.settleAfter || slices.ContainsFunc(ops, func(o *op) bool { return o.settle }) {
+		if err := w.redo.settle(w.conn, !w.redo.empty()); err != nil {
+			return err
+		}
+		w.begun = time.Time{}
+		w.redo.reset()
+		w.db.behind.Store(false)
+		return nil
+	}
+	if !t.wrote {
+		return nil
+	}
+	if err := w.redo.write(); err != nil {
+		return err
+	}
+	w.db.behind.Store(true)
+	return nil
+}
+
+// load fills the memory from the files.
 func (w *committer) load() error {
 	w.recent = recent{}
+	if w.lost {
+		if err := w.redo.again(w.conn, w.redo.at); err != nil {
+			return fmt.Errorf("do changes again: %w", err)
+		}
+		w.db.behind.Store(false)
+	}
 	if err := w.line.load(w.conn); err != nil {
 		return fmt.Errorf("load queue: %w", err)
 	}
@@ -272,8 +346,17 @@ func (w *committer) shut() {
 	for range cap(w.db.readers) {
 		(<-w.db.readers).close() // each is back soon: reads are short
 	}
-	w.db.err = w.conn.close()
+	w.db.err = w.leave()
 	if err := w.db.lock.Close(); w.db.err == nil {
 		w.db.err = err
 	}
+}
+
+// leave has the database hold everything, and closes the files. Where it cannot, the redo file says the rest when the store is opened again.
+func (w *committer) leave() error {
+	var err error
+	if !w.begun.IsZero() {
+		err = w.redo.settle(w.conn, !w.redo.empty())
+	}
+	return errors.Join(err, w.redo.f.Close(), w.conn.close())
 }

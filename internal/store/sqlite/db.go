@@ -1,9 +1,9 @@
 // Package sqlite is the embedded store: registry, queue, policies, keys and a node's journal in one SQLite file.
-// Whatever a method has acknowledged is on the disk: all changes cross one committer, which runs many of them in one
-// transaction and answers after its fsync.
+// Whatever a method has acknowledged is on the disk: all changes cross one committer, which writes what many of them do into one record
+// of a side file (redo.go) and answers after its fsync. The database commits later, for many records at once, or when somebody reads.
 //
-// The file belongs to one process at a time. Reads use connections of their own and never wait for the
-// committer. The queue's open jobs are also held in memory (line.go), rebuilt from the file at Open. Five seams make this a
+// The files belong to one process at a time. Reads use connections of their own; they wait for the committer only where it has acknowledged
+// what the database does not hold yet. The queue's open jobs are also held in memory (line.go), rebuilt from the file at Open. Five seams make this a
 // larger package than most; they are one because they share the committer, and with it each fsync.
 package sqlite
 
@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +24,7 @@ import (
 
 // Config says where the store is and how much it may use.
 type Config struct {
-	// Path is the database file. Its folder must exist; beside it live Path-wal, Path-shm and Path.lock.
+	// Path is the database file. Its folder must exist; beside it live Path-wal, Path-shm, Path.redo and Path.lock.
 	Path string
 	// Readers is how many reads run at the same time.
 	Readers int
@@ -64,6 +65,7 @@ type DB struct {
 
 	lock    *os.File
 	readers chan *conn
+	behind  atomic.Bool // the database lacks something that was acknowledged
 	watch   watchers
 	policy  policyRevision
 
@@ -140,9 +142,15 @@ func (db *DB) openAll(ctx context.Context, path string, c Config) (_ *committer,
 			main.close()
 		}
 	}()
-	if err = migrate(path, main); err != nil {
+	log, err := upToDate(path, main)
+	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			log.f.Close()
+		}
+	}()
 	for range c.Readers {
 		if err = ctx.Err(); err != nil {
 			return nil, err
@@ -153,7 +161,8 @@ func (db *DB) openAll(ctx context.Context, path string, c Config) (_ *committer,
 		}
 		db.readers <- r
 	}
-	w := &committer{db: db, conn: main, line: newLine(c.MaxOpenJobs)}
+	log.fail = db.failpoint
+	w := &committer{db: db, conn: main, redo: log, settleAfter: settleAfter, line: newLine(c.MaxOpenJobs)}
 	if err = w.load(); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}

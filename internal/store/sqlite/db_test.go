@@ -44,7 +44,7 @@ func TestFilesArePrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, err := os.ReadDir(dir)
-	if err != nil || len(files) != 4 {
+	if err != nil || len(files) != 5 {
 		t.Fatalf("%v, %v", files, err)
 	}
 	for _, f := range files {
@@ -168,7 +168,7 @@ func TestClosedStoreIsUnavailable(t *testing.T) {
 // TestFailingDisk has the transaction fail at each step: the caller hears of it, nothing of it is there, whoever waits
 // for work goes on waiting, and all is well once the disk is.
 func TestFailingDisk(t *testing.T) {
-	for _, point := range []string{"begin", "write", "commit"} {
+	for _, point := range []string{"begin", "write", "commit", "sync"} {
 		t.Run(point, func(t *testing.T) {
 			db := openTest(t, filepath.Join(t.TempDir(), "store.db"))
 			var broken sync.Map

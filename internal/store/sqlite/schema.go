@@ -53,30 +53,58 @@ CREATE TABLE named (
 CREATE TABLE vault (name TEXT PRIMARY KEY, ends INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 `, `
 CREATE TABLE shelf (shelf TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (shelf, name)) WITHOUT ROWID;
+`, `
+INSERT INTO counters (name, value) VALUES ('redo', 0), ('redo_id', random());
 `}
 
-// migrate brings the schema up to date, one transaction per step.
-func migrate(path string, c *conn) error {
+// redoSchema is the schema from which on there is a redo file beside the database.
+const redoSchema = 5
+
+// upToDate brings the database to what was acknowledged, which an older program may have written, and then its schema to this program's.
+func upToDate(path string, c *conn) (r *redo, err error) {
+	version, err := schema(path, c)
+	if err == nil && version >= redoSchema {
+		r, err = openRedo(path, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err = migrate(path, c, version); err == nil && r == nil {
+		return openRedo(path, c)
+	}
+	if err != nil && r != nil {
+		r.f.Close()
+	}
+	return r, err
+}
+
+// schema tells the version of the database's schema, if this program knows it.
+func schema(path string, c *conn) (int, error) {
 	version, err := c.number("PRAGMA user_version")
 	if err != nil {
-		return fmt.Errorf("open store %s: %w", path, err)
+		return 0, fmt.Errorf("open store %s: %w", path, err)
 	}
 	app, err := c.number("PRAGMA application_id")
 	if err != nil {
-		return fmt.Errorf("open store %s: %w", path, err)
+		return 0, fmt.Errorf("open store %s: %w", path, err)
 	}
 	tables, err := c.number("SELECT count(*) FROM sqlite_schema")
 	if err != nil {
-		return fmt.Errorf("open store %s: %w", path, err)
+		return 0, fmt.Errorf("open store %s: %w", path, err)
 	}
 	if app != applicationID && (version != 0 || app != 0 || tables != 0) {
-		return tartarus.Errorf(tartarus.Corrupt, "open store %s: it is the database of another program", path)
+		return 0, tartarus.Errorf(tartarus.Corrupt, "open store %s: it is the database of another program", path)
 	}
 	if int(version) > len(migrations) {
-		return tartarus.Errorf(tartarus.Unsupported, "open store %s: it has schema %d and this program knows up to %d: it was written by a newer version",
+		return 0, tartarus.Errorf(tartarus.Unsupported, "open store %s: it has schema %d and this program knows up to %d: it was written by a newer version",
 			path, version, len(migrations))
 	}
-	for v := int(version); v < len(migrations); v++ {
+	return int(version), nil
+}
+
+// migrate brings the schema up to date, one transaction per step.
+func migrate(path string, c *conn, version int) error {
+	for v := version; v < len(migrations); v++ {
 		script := fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA application_id = %d; PRAGMA user_version = %d; COMMIT",
 			migrations[v], applicationID, v+1)
 		if err := c.script(script); err != nil {

@@ -52,7 +52,7 @@ func subject[T any](part func(*DB) T) storetest.Factory[T] {
 		db := openTest(t, filepath.Join(dir, "store.db"))
 		return storetest.Subject[T]{Store: part(db), Crash: func(t *testing.T) T {
 			copied := t.TempDir()
-			for _, name := range []string{"store.db", "store.db-wal"} {
+			for _, name := range []string{"store.db.redo", "store.db", "store.db-wal"} { // the database may take in what the first holds, not the other way round
 				b, err := os.ReadFile(filepath.Join(dir, name))
 				if err != nil {
 					t.Fatal(err)
