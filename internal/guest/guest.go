@@ -85,7 +85,8 @@ type Agent struct {
 	mounts    mounted.Mounts
 	handler   http.Handler
 
-	initialising sync.Mutex // one init at a time
+	initialising sync.Mutex        // one init at a time
+	noted        map[string]string // what note has written, under initialising
 	guest        system.Guest
 	terminating  sync.Mutex // one termination at a time
 
@@ -98,7 +99,7 @@ func New(c Config) (*Agent, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	a := &Agent{config: c, journal: journal.New(c.JournalBytes)}
+	a := &Agent{config: c, journal: journal.New(c.JournalBytes), noted: map[string]string{}}
 	var handler slog.Handler = journal.NewHandler(a.journal, slog.LevelInfo)
 	if c.Log != nil {
 		handler = slog.NewMultiHandler(handler, c.Log)

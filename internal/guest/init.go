@@ -113,17 +113,19 @@ func (r *initRequest) apply(s *settings.Settings) {
 	}
 }
 
-// note leaves the facts where programs without our environment, such as cron jobs, find them.
+// note leaves the facts where programs without our environment, such as cron jobs, find them. What this agent has left there once is
+// not looked at again.
 func (a *Agent) note(r *initRequest) error {
 	for _, n := range []struct{ name, value string }{
 		{"E2B_SANDBOX", "true"}, {"E2B_SANDBOX_ID", r.SandboxID}, {"E2B_TEMPLATE_ID", r.TemplateID},
 	} {
-		if n.value == "" {
+		if n.value == "" || a.noted[n.name] == n.value {
 			continue
 		}
 		if err := a.guest.Note(n.name, n.value); err != nil {
 			return err
 		}
+		a.noted[n.name] = n.value
 	}
 	return nil
 }

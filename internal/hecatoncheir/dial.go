@@ -51,6 +51,11 @@ func (a *Agent) dial(ctx context.Context, h *held, port int) (net.Conn, error) {
 	if slot == nil {
 		return nil, tartarus.Errorf(tartarus.GuestGone, "sandbox %s has no network", id)
 	}
+	if port == tartarus.AgentPort {
+		if conn := h.conns.takeSpare(); conn != nil {
+			return h.conns.add(conn)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	var d net.Dialer
@@ -77,6 +82,9 @@ type conns struct {
 	cut  bool
 	doze bool      // cut, because nothing used it
 	used time.Time // when one was made or closed, or something else used the sandbox
+
+	ready  *net.TCPConn // to the agent, kept for the next user, see spare
+	expiry *time.Timer  // of ready
 }
 
 // add keeps track of a connection until it is closed.
@@ -126,6 +134,7 @@ func (c *conns) beginDoze(used time.Time) bool {
 		return false
 	}
 	c.cut, c.doze = true, true
+	c.noSpare()
 	return true
 }
 
@@ -141,6 +150,7 @@ func (c *conns) breakAll() {
 	c.mu.Lock()
 	open := c.open
 	c.open, c.cut = nil, true
+	c.noSpare()
 	c.mu.Unlock()
 	for conn := range open {
 		if tcp, ok := conn.(*net.TCPConn); ok {

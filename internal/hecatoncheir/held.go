@@ -49,6 +49,8 @@ type record struct {
 	Machine *vmm.Record      `json:"machine,omitempty"`
 	Saved   string           `json:"saved,omitempty"` // id of its snapshot while paused
 	Freed   int64            `json:"freed,omitempty"` // bytes of memory it held before it was put to sleep
+	// Claimed marks a sandbox that got a warm machine, written down before the machine had agreed.
+	Claimed bool `json:"claimed,omitempty"`
 }
 
 func newHeld(sb tartarus.Sandbox) *held {
@@ -83,7 +85,13 @@ func (h *held) change(f func(*tartarus.Sandbox) error) (tartarus.Sandbox, error)
 
 // journal writes the sandbox as it stands.
 func (a *Agent) journal(ctx context.Context, h *held) error {
+	return a.write(ctx, h, h.record())
+}
+
+// record is how the sandbox stands.
+func (h *held) record() record {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	r := record{Sandbox: h.sb, Saved: h.saved, Freed: h.freed}
 	if h.slot != nil {
 		slot := h.slot.Record()
@@ -93,7 +101,10 @@ func (a *Agent) journal(ctx context.Context, h *held) error {
 		m := h.machine.Record()
 		r.Machine = &m
 	}
-	h.mu.Unlock()
+	return r
+}
+
+func (a *Agent) write(ctx context.Context, h *held, r record) error {
 	body, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode journal record: %w", err)

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
@@ -92,12 +89,12 @@ func (a *Agent) makePristine(ctx context.Context, k warm.Kind, begin func(vmm.Dr
 	return p, nil
 }
 
-// rouse waits until the agent of a restored machine answers, and runs a shell in it that does nothing: the first command in a guest
-// takes four times as long as the next, which share its address space and its pages. What the machine then uses is what it
-// costs to wait.
+// rouse waits until the agent of a restored machine answers, gives it all that it will be whoever gets it, and runs a shell in it that does
+// nothing: the first command in a guest takes four times as long as the next, which share its address space and its pages. What
+// the machine then uses is what it costs to wait.
 func (p *pristine) rouse(ctx context.Context, t Template) error {
 	if p.guest != nil {
-		if err := p.guest.HealthWhenUp(ctx); err != nil {
+		if err := p.guest.InitWhenUp(ctx, templateInit(t, p.slot.Interface())); err != nil {
 			return err
 		}
 		if _, err := p.guest.Run(ctx, inShell(t, ":"), nil, io.Discard, io.Discard); tartarus.Is(err, tartarus.GuestGone) || ctx.Err() != nil {
@@ -138,41 +135,3 @@ func (p *pristine) Discard(ctx context.Context) error {
 	p.agent.strays.remove(p)
 	return nil
 }
-
-// moveIn makes a claimed machine the sandbox's. It is under the sandbox's own limits and rules before anybody hears of it. Where it
-// fails with tartarus.GuestGone the machine was dead, and the sandbox holds nothing of it.
-func (a *Agent) moveIn(ctx context.Context, h *held, p *pristine, t Template, rules network.Rules) error {
-	h.mu.Lock()
-	h.machine, h.machineID, h.slot = p.machine, p.id, p.slot
-	if p.guest != nil {
-		h.guest = p.guest.As(h.spec.Secrets.AgentToken)
-	}
-	h.mu.Unlock()
-	a.strays.remove(p)
-	if p.slot == nil {
-		return nil
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.cfg.Slots.SetRules(gctx, p.slot, rules) })
-	g.Go(func() error {
-		once, cancel := context.WithTimeout(gctx, claimTime)
-		defer cancel()
-		return h.guest.Init(once, a.guestInit(h, t, p.slot.Interface()))
-	})
-	err := g.Wait()
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	a.log.Warn("claimed machine is dead", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
-	a.strays.add(p)
-	h.mu.Lock()
-	h.machine, h.machineID, h.slot, h.guest = nil, "", nil, nil
-	h.mu.Unlock()
-	if err := p.Discard(ctx); err != nil {
-		a.log.Error("claimed machine not removed", "error", err)
-	}
-	return tartarus.Errorf(tartarus.GuestGone, "claim a warm machine: %w", err)
-}
-
-// claimTime is how long a pristine agent may take to become a sandbox's; it needs two milliseconds.
-const claimTime = 3 * time.Second

@@ -131,6 +131,11 @@ func (a *Agent) takeOver(ctx context.Context, h *held, r record) error {
 	if r.Sandbox.Phase != tartarus.Running {
 		return fmt.Errorf("it was %s", r.Sandbox.Phase)
 	}
+	if r.Claimed {
+		if err := a.confirm(ctx, h); err != nil {
+			return err
+		}
+	}
 	if !r.Sandbox.Deadline.IsZero() && time.Now().After(r.Sandbox.Deadline) {
 		a.rewind() // its time ran out meanwhile: the clock ends it with the right reason
 	}

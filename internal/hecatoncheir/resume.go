@@ -151,6 +151,20 @@ func (a *Agent) bringAlive(ctx context.Context, h *held, t Template, m vmm.Machi
 	return a.alive(ctx, h, d, timeout)
 }
 
+// begins makes a sandbox one that runs on d since now.
+func (a *Agent) begins(sb *tartarus.Sandbox, d vmm.Driver, timeout time.Duration, now time.Time) error {
+	sb.Driver, sb.Tier = d.Name(), a.support[d.Name()].Tier
+	if sb.StartedAt.IsZero() {
+		sb.StartedAt = now
+	}
+	// A hibernated sandbox had its time while it slept: it may get more, not less.
+	if end := now.Add(timeout); sb.Reason != tartarus.ReasonIdle || end.After(sb.Deadline) {
+		sb.Deadline = end
+	}
+	sb.Reason, sb.Message, sb.DiskOnly, sb.AgentLost = "", "", false, false
+	return sb.Transition(tartarus.Running, "", "")
+}
+
 // alive records that a sandbox runs.
 func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.Duration) error {
 	if err := a.mountVolumes(ctx, h); err != nil {
@@ -159,16 +173,7 @@ func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.D
 	now, first := time.Now(), false
 	if _, err := h.change(func(sb *tartarus.Sandbox) error {
 		first = sb.StartedAt.IsZero()
-		sb.Driver, sb.Tier = d.Name(), a.support[d.Name()].Tier
-		if sb.StartedAt.IsZero() {
-			sb.StartedAt = now
-		}
-		// A hibernated sandbox had its time while it slept: it may get more, not less.
-		if end := now.Add(timeout); sb.Reason != tartarus.ReasonIdle || end.After(sb.Deadline) {
-			sb.Deadline = end
-		}
-		sb.Reason, sb.Message, sb.DiskOnly, sb.AgentLost = "", "", false, false
-		return sb.Transition(tartarus.Running, "", "")
+		return a.begins(sb, d, timeout, now)
 	}); err != nil {
 		return err
 	}

@@ -283,10 +283,11 @@ func (a *Agent) bringUp(ctx context.Context, h *held) error {
 	}
 	kind := kindOf(h.spec, template, driver.Name())
 	if p, ok := a.warm.Claim(ctx, kind); ok {
-		err := a.moveIn(ctx, h, p, template, rules)
+		err := a.moveIn(ctx, h, p, move{template, driver, rules})
 		if err == nil {
 			a.origins.claimed.Add(1)
-			return a.alive(ctx, h, driver, h.spec.Timeout)
+			a.starts.Go(func() { a.spare(ctx, h) })
+			return nil
 		}
 		if !tartarus.Is(err, tartarus.GuestGone) {
 			return err

@@ -143,6 +143,12 @@ func (c *Client) Health(ctx context.Context) error {
 	return c.call(ctx, http.MethodGet, "/health", nil, nil)
 }
 
+// Envs are the variables that every process of the guest starts with.
+func (c *Client) Envs(ctx context.Context) (env map[string]string, err error) {
+	err = c.call(ctx, http.MethodGet, "/envs", nil, &env)
+	return env, err
+}
+
 // Init tells the guest who it is. It may be repeated.
 func (c *Client) Init(ctx context.Context, in Init) error {
 	return c.call(ctx, http.MethodPost, "/init", in, nil)
