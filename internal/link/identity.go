@@ -84,6 +84,16 @@ func (id *identity) stale(now time.Time) bool {
 	return now.After(leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3))
 }
 
+// over reports whether the certificate is good for nothing any more.
+func (id *identity) over(now time.Time) bool { return now.After(id.current().Leaf.NotAfter) }
+
+// become takes another identity of the same node on.
+func (id *identity) become(fresh *identity) {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	id.cert, id.pool, id.root = fresh.cert, fresh.pool, fresh.root
+}
+
 // request makes a new key and the request for its certificate.
 func request(node string) (*ecdsa.PrivateKey, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -358,6 +358,22 @@ func TestBan(t *testing.T) {
 	f.wantKind(a.banned(t.Context(), "n1", time.Now().Add(-time.Hour)), tartarus.Forbidden)
 	f.must(a.banned(t.Context(), "n1", time.Now()))
 	f.must(a.banned(t.Context(), "n2", time.Now().Add(-time.Hour)))
+	f.eventually("it is shut out", func() bool { return len(a.Connected())+len(b.Connected()) == 0 })
+
+	// With a new token it is let in again, by itself. Certificates count seconds: one made in the second of the ban is the old one.
+	time.Sleep(1100 * time.Millisecond)
+	token, _, err := a.Token("n1", time.Minute)
+	f.must(err)
+	old := m.id.current().Leaf
+	f.must(os.WriteFile(m.cfg.TokenFile, []byte(token+"\n"), 0o600))
+	f.connected(a, "n1")
+	f.connected(b, "n1")
+	read, err := loadIdentity(m.identityFile(), "n1")
+	f.must(err)
+	if fresh := m.id.current().Leaf; fresh.Equal(old) || !read.current().Leaf.Equal(fresh) {
+		t.Error("it shows its old certificate, or has not kept the new one")
+	}
+	f.must(a.banned(t.Context(), "n1", m.id.current().Leaf.NotBefore))
 	m.stop()
 }
 

@@ -27,7 +27,7 @@ type UplinkConfig struct {
 	Replicas []string
 	// Dir is where the node's key and certificate are kept.
 	Dir string
-	// TokenFile holds a join token, read while the node has no certificate.
+	// TokenFile holds a join token, read while the node has no certificate that is good for anything.
 	TokenFile string
 	// Address is where the node's own listener can be reached by replicas; empty without one.
 	Address string
@@ -43,6 +43,9 @@ type Uplink struct {
 	log    *slog.Logger
 	id     *identity
 	server *http.Server // of calls over sessions, set by Run
+
+	joining sync.Mutex // one rejoin at a time
+	spent   string     // the token that was tried last
 
 	mu       sync.Mutex
 	targets  map[string]context.CancelFunc // by address
@@ -86,6 +89,7 @@ func (u *Uplink) join(ctx context.Context) (*identity, error) {
 		if err != nil {
 			return nil, err
 		}
+		u.spent = token
 		for _, addr := range u.cfg.Replicas {
 			try, cancel := context.WithTimeout(ctx, dialTime)
 			id, joinErr := joinFleet(try, addr, u.cfg.Node, token, u.identityFile())
@@ -107,6 +111,29 @@ func (u *Uplink) join(ctx context.Context) (*identity, error) {
 		}
 		wait = min(2*wait, lastBackoff)
 	}
+}
+
+// rejoin joins anew with a token that has not been tried, for a node that was removed from the fleet, or away for longer than its certificate is good.
+func (u *Uplink) rejoin(ctx context.Context, addr string) bool {
+	u.joining.Lock()
+	defer u.joining.Unlock()
+	token, err := u.token()
+	if err != nil || token == u.spent {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	fresh, err := joinFleet(ctx, addr, u.cfg.Node, token, u.identityFile())
+	if !tartarus.Is(err, tartarus.Unavailable) {
+		u.spent = token
+	}
+	if err != nil {
+		u.log.Warn("the fleet cannot be joined again", "replica", addr, "error", err)
+		return false
+	}
+	u.id.become(fresh)
+	u.log.Info("joined the fleet again", "replica", addr)
+	return true
 }
 
 func (u *Uplink) token() (string, error) {
@@ -218,6 +245,10 @@ func (u *Uplink) keepSession(ctx context.Context, addr string) {
 			wait = firstBackoff
 		}
 		u.log.Warn("no session to a replica", "replica", addr, "error", err, "again", wait)
+		if (tartarus.Is(err, tartarus.Forbidden) || u.id.over(time.Now())) && u.rejoin(ctx, addr) {
+			wait = firstBackoff
+			continue
+		}
 		if u.forgotten(addr) {
 			return
 		}
