@@ -39,7 +39,7 @@ func (s *Server) moveAll(r *http.Request, all []tartarus.Sandbox) []error {
 	g.SetLimit(movesAtOnce)
 	for i, sb := range all {
 		g.Go(func() error {
-			if errs[i] = s.move(r, sb); errs[i] != nil {
+			if _, errs[i] = s.move(r.Context(), sb); errs[i] != nil {
 				s.log.Warn("sandbox not moved", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "error", errs[i])
 			}
 			return nil
@@ -51,42 +51,58 @@ func (s *Server) moveAll(r *http.Request, all []tartarus.Sandbox) []error {
 
 // move brings a sandbox to another node of the same kind. Whatever fails on the way, one node has all of it: the old one until the registry says
 // otherwise, and that one takes it back when the new one did not get it.
-func (s *Server) move(r *http.Request, sb tartarus.Sandbox) error {
+func (s *Server) move(ctx context.Context, sb tartarus.Sandbox) (moved tartarus.Sandbox, err error) {
 	if sb.Phase != tartarus.Running && sb.Phase != tartarus.Paused {
-		return tartarus.Errorf(tartarus.Conflict, "it is %s: it can be moved while it runs or is paused", sb.Phase)
+		return sb, tartarus.Errorf(tartarus.Conflict, "it is %s: it can be moved while it runs or is paused", sb.Phase)
 	}
 	// Once begun it is finished or undone, whether or not the caller waits.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), moveTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moveTime)
 	defer cancel()
 	need, err := s.movesTo(ctx, sb)
 	if err != nil {
-		return err
+		return sb, err
 	}
 	to, err := s.placer.place(ctx, need, time.Now())
 	if err != nil {
-		return err
+		return sb, err
 	}
 	if to.Node == sb.Node {
-		return tartarus.Errorf(tartarus.Unavailable, "no other node takes it")
+		return sb, tartarus.Errorf(tartarus.Unavailable, "no other node takes it")
 	}
-	at, err := s.onNode(r, sb)
+	at, err := s.cfg.Fleet.Node(ctx, sb.Node)
 	if err != nil {
-		return err
+		return sb, err
 	}
 	from, ok := at.(Mover)
 	if !ok {
-		return unsupported("moving")
+		return sb, unsupported("moving")
 	}
 	m, err := from.Evict(ctx, sb.ID)
 	if err != nil {
-		return err
+		return sb, err
 	}
-	moved, err := s.handOver(ctx, m, sb.Node, to.Node)
-	if err != nil {
-		return err
+	if moved, err = s.handOver(ctx, m, sb.Node, to.Node); err != nil {
+		return sb, err
 	}
 	s.cfg.Changed(moved)
-	return from.Leave(ctx, sb.ID)
+	return moved, from.Leave(ctx, sb.ID)
+}
+
+// offCordoned takes a paused sandbox that is wanted away from a node that takes nothing new, if another one can have it. It is returned as it then
+// stands, where it was if it could not be moved: it comes back there all the same.
+func (s *Server) offCordoned(ctx context.Context, sb tartarus.Sandbox) tartarus.Sandbox {
+	if !s.placer.cordoned(ctx, sb.Node, time.Now()) {
+		return sb
+	}
+	moved, err := s.move(ctx, sb)
+	if err == nil {
+		return moved
+	}
+	s.log.Info("sandbox comes back on a cordoned node", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "error", err)
+	if stored, err := s.cfg.Registry.Sandbox(ctx, sb.Tenant, sb.ID); err == nil && stored.Phase == tartarus.Paused {
+		return stored // perhaps it got there after all
+	}
+	return sb
 }
 
 // movesTo is what a sandbox needs of the node that it is moved to.

@@ -73,8 +73,6 @@ func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout tim
 			Message: "the guest agent of sandbox " + sb.ID + " did not answer when it was paused: it can only be rebooted from its disk (connect with memory: false)",
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.CreateTime)
-	defer cancel()
 	undo, err := s.held(ctx, judges.Resume, sb, 0, time.Now())
 	if err != nil {
 		return sb, err
@@ -84,6 +82,9 @@ func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout tim
 			undo()
 		}
 	}()
+	sb = s.offCordoned(ctx, sb)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CreateTime)
+	defer cancel()
 	payload, err := json.Marshal(tartarus.Resume{ID: sb.ID, Tenant: sb.Tenant, Timeout: timeout, Reboot: reboot})
 	if err != nil {
 		return sb, tartarus.Errorf(tartarus.Internal, "encode resume: %w", err)

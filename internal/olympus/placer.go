@@ -97,6 +97,17 @@ func (p *placer) refresh(ctx context.Context, age time.Duration, now time.Time) 
 	return true, nil
 }
 
+// cordoned reports whether a node is known to take nothing new, though it lives.
+func (p *placer) cordoned(ctx context.Context, node string, now time.Time) bool {
+	if _, err := p.refresh(ctx, nodesTTL, now); err != nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, known := p.fleet.Node(node)
+	return known && n.Cordoned && n.Live(now)
+}
+
 // forget makes the next placement read the list anew: an operator has just decided something about a node.
 func (p *placer) forget() {
 	p.mu.Lock()

@@ -129,6 +129,15 @@ func NewFleet(nodes []hades.Node) *Fleet {
 	return f
 }
 
+// Node returns a node as it is counted with.
+func (f *Fleet) Node(name string) (hades.Node, bool) {
+	i, ok := f.near[name]
+	if !ok {
+		return hades.Node{}, false
+	}
+	return f.Nodes[i], true
+}
+
 // isTyphon reports whether a node takes what is in quarantine, and nothing else.
 func isTyphon(n *hades.Node) bool {
 	v, ok := n.Labels[tartarus.LabelTyphon]
