@@ -23,7 +23,8 @@ func (d *Daemon) openHub(p *parts) (*link.Hub, error) {
 	return link.NewHub(link.HubConfig{
 		Vault: p.kept.vault, Queue: p.kept.queue, Registry: p.kept.registry,
 		AuthorityFile: filepath.Join(p.state, "fleet.pem"), Replica: cmp.Or(d.cfg.Fleet.Advertise, name), Advertise: d.cfg.Fleet.Advertise,
-		Version: d.version, Changed: func(sb tartarus.Sandbox) { p.edge.Changed(sb); p.api.Observe(sb) }, Log: d.log,
+		Version: d.version, Changed: func(sb tartarus.Sandbox) { p.edge.Changed(sb); p.api.Observe(sb) },
+		Returned: func(sb tartarus.Sandbox) { p.api.Returned(sb) }, Log: d.log,
 		Strike: func(ctx context.Context, s typhon.Strike) (string, error) { return d.strike(ctx, p, s) },
 		Fill: func(ctx context.Context, sb tartarus.Sandbox, value string) (string, error) {
 			return p.source().Fill(ctx, sb.Tenant, sb.ID, sb.Identity, value)

@@ -244,7 +244,7 @@ func (h *Hub) fail(ctx context.Context, s *session, in failArgs) (any, error) {
 
 // report takes what a node says of its sandboxes. Those that the registry has on another node are not the caller's to speak of.
 func (h *Hub) report(ctx context.Context, s *session, in reportArgs) (any, error) {
-	keep := make([]bool, len(in.Sandboxes))
+	keep, back := make([]bool, len(in.Sandboxes)), make([]bool, len(in.Sandboxes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(64)
 	for i, sb := range in.Sandboxes {
@@ -256,6 +256,7 @@ func (h *Hub) report(ctx context.Context, s *session, in reportArgs) (any, error
 			switch {
 			case err == nil:
 				keep[i] = stored.Node == s.peer && stored.Tenant == sb.Tenant
+				back[i] = keep[i] && stored.Reason == tartarus.ReasonNodeLost && !sb.Phase.Ended()
 			case tartarus.Is(err, tartarus.NotFound):
 				keep[i] = true // entered by this report, or the registry has lost it
 			default:
@@ -273,6 +274,9 @@ func (h *Hub) report(ctx context.Context, s *session, in reportArgs) (any, error
 		if keep[i] {
 			mine = append(mine, sb)
 			h.cfg.Changed(sb)
+			if back[i] {
+				h.cfg.Returned(sb)
+			}
 		} else {
 			out.Disowned = append(out.Disowned, sb.ID)
 		}

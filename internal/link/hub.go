@@ -36,6 +36,8 @@ type HubConfig struct {
 	Version   string
 	// Changed is called with every sandbox that a node reports through this replica. May be nil.
 	Changed func(tartarus.Sandbox)
+	// Returned is called with every one that had been counted as lost with its node. May be nil.
+	Returned func(tartarus.Sandbox)
 	// Fill puts secrets and identity tokens of a sandbox in the place of a header value's placeholders. Nil has none.
 	Fill func(ctx context.Context, sb tartarus.Sandbox, value string) (string, error)
 	// Strike counts what a sandbox did, and says why it has to go into quarantine for it. Nil counts nothing.
@@ -69,6 +71,9 @@ func NewHub(c HubConfig) (*Hub, error) {
 	}
 	if c.Changed == nil {
 		c.Changed = func(tartarus.Sandbox) {}
+	}
+	if c.Returned == nil {
+		c.Returned = func(tartarus.Sandbox) {}
 	}
 	if c.revision == 0 {
 		c.revision = ownRevision()

@@ -256,3 +256,14 @@ func (rec *recorder) loginFailed(r *http.Request, who caller, err error) {
 		Reasons: []audit.Reason{{Code: string(tartarus.KindOf(err)), Message: err.Error()}},
 	})
 }
+
+// noticed records what became of a sandbox without anybody having asked for it.
+func (rec *recorder) noticed(action string, sb tartarus.Sandbox, detail map[string]string) {
+	if rec.log == nil {
+		return
+	}
+	rec.log.Note(audit.Record{
+		Action: action, Stage: audit.Attempt, Verdict: audit.Allow, Actor: audit.Actor{Kind: audit.BySystem, ID: "hades"}, Tenant: sb.Tenant,
+		Object: audit.Object{Kind: "sandbox", ID: sb.ID}, Detail: detail,
+	})
+}

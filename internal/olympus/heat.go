@@ -73,6 +73,12 @@ func (s *Server) Observe(sb tartarus.Sandbox) {
 	}
 }
 
+// Returned is told of every sandbox that its node reports again after it had been counted as lost with it.
+func (s *Server) Returned(sb tartarus.Sandbox) {
+	s.recorder.noticed("sandbox.returned", sb, map[string]string{"node": sb.Node, "phase": string(sb.Phase)})
+	s.log.Warn("lost sandbox is back", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "phase", sb.Phase)
+}
+
 // heat is how much work a sandbox is expected to make.
 func (s *Server) heat(spec tartarus.Spec, past phlegethon.Past) phlegethon.Heated {
 	return s.cfg.Heat.Of(phlegethon.Work{

@@ -115,10 +115,14 @@ func (s *Server) loseNode(ctx context.Context, node, why string, now time.Time, 
 			return nil // it changed since it was listed
 		}
 		sb.EndedAt = now
-		if _, err := s.cfg.Registry.PutSandbox(ctx, sb); err != nil && !tartarus.Is(err, tartarus.Conflict) {
+		switch _, err := s.cfg.Registry.PutSandbox(ctx, sb); {
+		case tartarus.Is(err, tartarus.Conflict):
+			return nil // another replica was quicker, or its node is back
+		case err != nil:
 			return err
 		}
 		s.cfg.Changed(sb)
+		s.recorder.noticed("sandbox.lost", sb, map[string]string{"node": node, "reason": string(sb.Reason), "message": why})
 		s.log.Warn("sandbox lost", "sandbox", sb.ID, "tenant", sb.Tenant, "node", node)
 		return nil
 	})

@@ -83,6 +83,42 @@ func (r *replica) killAll() {
 	}
 }
 
+// lost says what keeps a sandbox from counting as lost with its node: in the API, the registry's listing, and the audit log of whichever replica found it.
+func (r *replica) lost(id, node string) error {
+	d, err := r.Client.GetEnded(r.w.t.Context(), id)
+	if err != nil {
+		return err
+	}
+	if d.Phase != string(tartarus.Failed) || d.Reason != string(tartarus.ReasonNodeLost) || !strings.Contains(d.Message, node) || d.Node != node {
+		return fmt.Errorf("sandbox %s is %s on %s because of %q: %s", id, d.Phase, d.Node, d.Reason, d.Message)
+	}
+	if _, err := r.Client.Get(r.w.t.Context(), id); !tartarus.Is(err, tartarus.NotFound) {
+		return fmt.Errorf("sandbox %s is lost, and for SDKs it is there: %v", id, err)
+	}
+	var records []error
+	for _, one := range r.w.replicas {
+		records = append(records, one.recorded(id, "sandbox.lost", `"reason":"node-lost"`))
+	}
+	return either(records...)
+}
+
+// recorded looks for a record in this replica's audit log.
+func (r *replica) recorded(id, action, text string) error {
+	out, code := r.cli("audit", "ls", "--object", id, "--action", action, "--json")
+	if compact := strings.NewReplacer(" ", "", "\n", "").Replace(out); code != 0 || !strings.Contains(compact, text) || !strings.Contains(compact, `"kind":"system"`) {
+		return fmt.Errorf("%s: records %s of %s: exit code %d: %s", r.name, action, id, code, out)
+	}
+	return nil
+}
+
+// either is nil when one of them is.
+func either(errs ...error) error {
+	if slices.Contains(errs, nil) {
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -211,10 +247,13 @@ func TestTwoNodes(t *testing.T) {
 			t.Errorf("placed on %s, which is cut off", sb.Node)
 		}
 		must(t, b.echo(on["n1"][0], "unharmed"))
-		if out := b.must("inspect", on["n2"][0], "--json"); !strings.Contains(out, "node-lost") {
-			t.Logf("inspect says: %s", out)
+		for _, id := range on["n2"] {
+			must(t, b.lost(id, "n2"))
+			if err := b.echo(id, "nobody"); err == nil {
+				t.Errorf("a command ran in sandbox %s, which is lost", id)
+			}
 		}
-		w.say("n2 cut off with nftables: its sandboxes became failed (node-lost), creates went to n1")
+		w.say("n2 cut off with nftables: its sandboxes became failed (node-lost) in the registry, each with a record of it in the audit log; creates went to n1")
 		heal()
 		w.eventually("they are reconciled when it returns", func() error {
 			for _, id := range on["n2"] {
@@ -227,7 +266,18 @@ func TestTwoNodes(t *testing.T) {
 			}
 			return nil
 		})
-		w.say("healed: the same sandboxes run on n2 again, by their old ids")
+		for _, id := range on["n2"] {
+			d, err := a.Client.Get(t.Context(), id)
+			must(t, err)
+			if d.Reason != "" || d.Message != "" {
+				t.Errorf("sandbox %s runs and is said to have ended: %s, %s", id, d.Reason, d.Message)
+			}
+			w.eventually("its return is on record", func() error {
+				// Whichever replica the node told first.
+				return either(a.recorded(id, "sandbox.returned", `"node":"n2"`), b.recorded(id, "sandbox.returned", `"node":"n2"`))
+			})
+		}
+		w.say("healed: the same sandboxes run on n2 again, by their old ids, and that is on record too")
 	})
 
 	a.killAll()

@@ -96,6 +96,104 @@ func TestDrainMoves(t *testing.T) {
 	w.say("n1 has ended, with nothing left on its host; commands run on")
 }
 
+// TestNodeLeaves takes a node out of a fleet of two step by step: what is paused on it comes back on the other one, what runs there may end in its own
+// time, then it is removed, and a new token lets it in again.
+func TestNodeLeaves(t *testing.T) {
+	w := newWorld(t)
+	w.nodeEnv = w.bucket()
+	a := w.newReplica("a")
+	n1 := w.newNode("n1", 1, false, a)
+	a.ready("n1")
+	defer a.killAll()
+	sleeper, stays := a.counting(), a.counting()
+	n2 := w.newNode("n2", 2, true, a)
+	a.ready("n1", "n2")
+
+	t.Run("pause on one node, resume on the other", func(t *testing.T) {
+		a.must("pause", sleeper.id)
+		a.must("node", "cordon", "n1")
+		if node, state, err := a.nodeOf(sleeper.id); err != nil || node != "n1" || state != "paused" {
+			t.Fatalf("it is %s on %s, %v", state, node, err)
+		}
+		a.must("resume", sleeper.id)
+		if node, state, err := a.nodeOf(sleeper.id); err != nil || node != "n2" || state != "running" {
+			t.Fatalf("it is %s on %s, %v", state, node, err)
+		}
+		w.eventually("the same program counts on", func() error { return sleeper.look(a) })
+		if sleeper.count > 5000 {
+			t.Errorf("it counts at %d", sleeper.count)
+		}
+		sleeper.node = "n2"
+		sleeper.same(a)
+		must(t, stays.look(a))
+		a.must("node", "uncordon", "n1")
+		w.say("a sandbox was paused on n1, which then took nothing new; resumed, it runs on n2, where the same process counts on at %d", sleeper.count)
+	})
+
+	t.Run("drain --wait", func(t *testing.T) {
+		out, code := a.cli("node", "drain", "n1", "--wait", "--deadline", "3s")
+		if code != 124 || !strings.Contains(out, stays.id) || !strings.Contains(out, "still holds 1 sandboxes") {
+			t.Fatalf("exit code %d: %s", code, out)
+		}
+		must(t, stays.look(a))
+		stays.same(a) // it was not moved
+		for range 3 {
+			sb, err := a.create()
+			must(t, err)
+			if sb.Node != "n2" {
+				t.Fatalf("a new one went to %s", sb.Node)
+			}
+			must(t, a.Client.Kill(t.Context(), sb.SandboxID))
+		}
+		a.must("timeout", stays.id, "6s")
+		began := time.Now()
+		out = a.must("node", "drain", "n1", "--wait", "--deadline", "80s")
+		d, err := a.Client.GetEnded(t.Context(), stays.id)
+		must(t, err)
+		if !strings.Contains(out, "drained") || d.Phase != "stopped" || d.Reason != "timeout" {
+			t.Fatalf("sandbox is %s because of %s; drain says %s", d.Phase, d.Reason, out)
+		}
+		w.say("drain --wait gave up after 3s with exit code 124 and what is left; with a longer deadline it returned after %s, when the sandbox's own time was over",
+			time.Since(began).Round(100*time.Millisecond))
+	})
+
+	t.Run("rm", func(t *testing.T) {
+		if out, code := a.cli("node", "rm", "n2"); code == 0 || !strings.Contains(out, "drain it first") {
+			t.Errorf("a node that works was removed: exit code %d: %s", code, out)
+		}
+		a.must("node", "rm", "n1")
+		w.eventually("the agent is turned away", func() error {
+			if log := n1.log.String(); !strings.Contains(log, "was removed from the fleet; a new join token lets it in again") {
+				return fmt.Errorf("its log: %s", log)
+			}
+			return nil
+		})
+		time.Sleep(6 * time.Second) // a heartbeat, and the way of one
+		if out := a.must("node", "ls", "--json"); strings.Contains(out, `"n1"`) || !strings.Contains(out, `"n2"`) {
+			t.Fatalf("nodes: %s", out)
+		}
+		if out, code := a.cli("node", "show", "n1"); code == 0 {
+			t.Errorf("it is shown: %s", out)
+		}
+		must(t, sleeper.look(a))
+		w.say("n1 was removed while its agent lived: the agent is turned away with the reason, the node stays gone, sandboxes of n2 run on")
+
+		must(t, os.WriteFile(n1.tokenFile(), []byte(a.must("node", "token", "--node", "n1")+"\n"), 0o600))
+		a.ready("n1")
+		a.must("node", "cordon", "n2")
+		sb, err := a.create()
+		must(t, err)
+		if sb.Node != "n1" {
+			t.Errorf("it runs on %s", sb.Node)
+		}
+		must(t, a.echo(sb.SandboxID, "again"))
+		w.say("with a new token in its file n1 joined again by itself, and runs sandboxes")
+	})
+	a.killAll()
+	n1.leaks()
+	n2.leaks()
+}
+
 func scan(s string, n *int) error {
 	_, err := fmt.Sscan(s, n)
 	return err

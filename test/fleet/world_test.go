@@ -39,7 +39,8 @@ type world struct {
 	redis  *process
 	redisP int
 
-	nodeEnv []string // of every node, beside what it needs
+	replicas []*replica
+	nodeEnv  []string // of every node, beside what it needs
 }
 
 func newWorld(t *testing.T) *world {
@@ -241,6 +242,7 @@ type replica struct {
 func (w *world) newReplica(name string) *replica {
 	r := &replica{w: w, bin: w.bin, name: name, data: filepath.Join(w.dir, name), api: freePort(w.t), fleet: freePort(w.t), edge: freePort(w.t)}
 	r.start()
+	w.replicas = append(w.replicas, r)
 	return r
 }
 
