@@ -63,6 +63,8 @@ type Config struct {
 	Labels map[string]string `key:"labels" env:"TARTARUS_LABELS"`
 	// Limits bound what one sandbox and the whole node may take.
 	Limits Limits `key:"limits"`
+	// Rates bound what one sandbox may move on its disk and its network.
+	Rates Rates `key:"rates"`
 	// Network is where sandboxes get their addresses from.
 	Network Network `key:"network"`
 	// Warm says how many machines wait for somebody who wants them.
@@ -373,6 +375,7 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Warm.validate()...)
+	errs = append(errs, c.Rates.validate()...)
 	if err := c.Heat.thresholds().Validate(); err != nil {
 		return err
 	}

@@ -36,6 +36,9 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 		"end grace":         {func(c *Config) { c.Limits.MaxGrace = time.Second }, "limits.endGrace"},
 		"unmasked range":    {func(c *Config) { c.Network.Base = netip.MustParsePrefix("198.18.0.1/15") }, "network.base"},
 		"small range":       {func(c *Config) { c.Network.Base, c.Limits.MaxSandboxes = netip.MustParsePrefix("198.18.0.0/22"), 1000 }, "limits.maxSandboxes"},
+		"rate of the disk":  {func(c *Config) { c.Rates.DiskMB = -1 }, "rates.diskMB"},
+		"rate of packets":   {func(c *Config) { c.Rates.NetworkPackets = 1 }, "rates.networkPackets"},
+		"rate of the net":   {func(c *Config) { c.Rates.NetworkMbit = 1 << 40 }, "rates.networkMbit"},
 		"slots":             {func(c *Config) { c.Network.Slots = -1 }, "network.slots"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -62,5 +65,24 @@ func TestEdgeMayBeOff(t *testing.T) {
 	c.EdgeAddr = ""
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestRatesBecomeLimiters holds the arithmetic between what an operator writes and what a device is told.
+func TestRatesBecomeLimiters(t *testing.T) {
+	c := Default()
+	if f := FirecrackerConfig(c); f.DiskLimit != nil || f.NetLimit != nil {
+		t.Errorf("by default: %+v %+v", f.DiskLimit, f.NetLimit)
+	}
+	c.Rates = Rates{DiskMB: 20, NetworkMbit: 100, NetworkPackets: 5000}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	f := FirecrackerConfig(c)
+	if d := f.DiskLimit; d == nil || d.Ops != nil || d.Bandwidth.Size != 20<<20 || d.Bandwidth.RefillMS != 1000 {
+		t.Errorf("of the disk: %+v", d)
+	}
+	if n := f.NetLimit; n == nil || n.Bandwidth.Size != 12_500_000 || n.Ops.Size != 5000 || n.Ops.RefillMS != 1000 {
+		t.Errorf("of the network: %+v", n)
 	}
 }

@@ -48,6 +48,9 @@ func openDrivers(cfg Config, state string, log *slog.Logger) ([]vmm.Driver, erro
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Rates != (Rates{}) {
+		log.Warn("rates bound sandboxes on Firecracker alone: those of other runtimes are not held to them")
+	}
 	gv, err := gvisor.New(gvisor.Config{Dir: filepath.Join(state, "gvisor"), Log: log})
 	if err != nil {
 		return nil, err
@@ -62,6 +65,7 @@ const kvmMemory = "/run/tartarus/kvm.json"
 func FirecrackerConfig(cfg Config) (c firecracker.Config) {
 	c.Firecracker, c.Jailer = firecrackerPrograms(cfg)
 	c.PageFaults.Handler = cfg.PageFaultHandler
+	c.DiskLimit, c.NetLimit = cfg.Rates.disk(), cfg.Rates.network()
 	if cfg.IOUring {
 		c.Engine = firecracker.EngineAsync
 	}

@@ -68,6 +68,7 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, begin func(context.Cont
 	}
 	m := d.newMachine(c.ID)
 	m.state.Version, m.state.Needs, m.state.Disk = p.version.String(), d.needs(c), c.Resources.DiskMB > 0
+	m.state.Rates = d.rates()
 	defer func() {
 		if err == nil {
 			d.keep(m)

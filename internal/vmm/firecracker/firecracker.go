@@ -154,6 +154,9 @@ func New(c Config) (*Driver, error) {
 	if (c.Guest.Linux == nil) == (c.Guest.Bare == "") {
 		return nil, errors.New("new firecracker driver: one guest is needed, Linux or a bare one")
 	}
+	if err := errors.Join(c.DiskLimit.valid(), c.NetLimit.valid()); err != nil {
+		return nil, fmt.Errorf("new firecracker driver: %w", err)
+	}
 	c.Watch = c.Watch.orDefault()
 	sum := sha256.Sum256([]byte(dir))
 	return &Driver{

@@ -63,6 +63,7 @@ type state struct {
 	RootFS   string            `json:"rootfs"`
 	Needs    map[string]string `json:"needs"`
 	Disk     bool              `json:"disk"`
+	Rates    string            `json:"rates,omitempty"`    // what its devices are held to
 	Pages    *process.Identity `json:"pages,omitempty"`    // the page-fault handler
 	PagesUID int               `json:"pagesUID,omitempty"` // its user
 }

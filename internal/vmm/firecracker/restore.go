@@ -157,7 +157,8 @@ func (d *Driver) load(ctx context.Context, m *machine, c vmm.Config, s *stored) 
 	if err != nil {
 		return err
 	}
-	l := SnapshotLoad{State: "/" + stateName, Memory: memory, TrackDirty: d.cfg.TrackDirty, Resume: true}
+	others := s.man.Rates != d.rates() // it waits until it is held to ours
+	l := SnapshotLoad{State: "/" + stateName, Memory: memory, TrackDirty: d.cfg.TrackDirty, Resume: !others}
 	if c.Interface != nil {
 		l.Networks = []NetworkOverride{{ID: interfaceID, Device: c.Interface.Device}}
 	}
@@ -167,6 +168,11 @@ func (d *Driver) load(ctx context.Context, m *machine, c vmm.Config, s *stored) 
 	}
 	if err != nil {
 		return fmt.Errorf("load snapshot: %w", err)
+	}
+	if others {
+		if err := errors.Join(d.setRates(ctx, m, c), m.api.Resume(ctx)); err != nil {
+			return err
+		}
 	}
 	if err := os.WriteFile(filepath.Join(m.dir, lastName), []byte(s.man.Chain()), 0o600); err != nil {
 		return err

@@ -138,7 +138,7 @@ func (m *machine) writeSnapshot(ctx context.Context, dir string, s SnapshotCreat
 		return err
 	}
 	man := manifest.Manifest{
-		Format: manifest.Format, Driver: Name, Version: m.state.Version, RootFS: m.state.RootFS, Needs: m.state.Needs, Base: base,
+		Format: manifest.Format, Driver: Name, Version: m.state.Version, RootFS: m.state.RootFS, Needs: m.state.Needs, Base: base, Rates: m.state.Rates,
 	}
 	for _, name := range snapshotFiles(m.state.Disk) {
 		if name != diskName {

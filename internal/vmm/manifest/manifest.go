@@ -52,6 +52,7 @@ type Manifest struct {
 	Needs   map[string]string `json:"needs,omitempty"`  // what else must be as it was, by its name in a sentence
 	Base    string            `json:"base,omitempty"`   // ID of the snapshot that this one only holds the changes to
 	Stands  string            `json:"stands,omitempty"` // ID of the snapshot that this one, merged of a chain, is the whole form of
+	Rates   string            `json:"rates,omitempty"`  // what its devices were held to, in the driver's words: whoever restores it may hold them to something else
 	Files   []FileSum         `json:"files"`
 }
 

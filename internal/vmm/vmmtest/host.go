@@ -70,6 +70,21 @@ func (e *env) newSlot(n int) *slot {
 	return &slot{guest: i, host: host}
 }
 
+// TAP makes network slots for a driver's own tests, each with a TAP device. They go when the test ends.
+func TAP(t *testing.T) func() *vmm.Interface {
+	e := &env{T: t, factory: Factory{TAP: true}}
+	t.Cleanup(func() {
+		for _, undo := range e.after {
+			undo()
+		}
+	})
+	n := 100
+	return func() *vmm.Interface {
+		n++
+		return e.newSlot(n).guest
+	}
+}
+
 // bridgeTAP makes a TAP device and joins it with the cable's end, in the guest's namespace.
 func bridgeTAP(device, cable string) error {
 	attrs := netlink.NewLinkAttrs()
