@@ -635,7 +635,7 @@ func TestSamples(t *testing.T) {
 	res := tartarus.Resources{VCPU: 2, MemoryMB: 64, DiskMB: 32}
 	t0 := time.Unix(1000, 0)
 	for i := range keepSamples + 10 {
-		s.add(t0.Add(time.Duration(i)*5*time.Second), nil, vmm.Usage{CPU: time.Duration(i) * time.Second, MemoryBytes: int64(i)}, res)
+		s.add(t0.Add(time.Duration(i)*5*time.Second), nil, vmm.Usage{CPU: time.Duration(i) * time.Second, MemoryBytes: int64(i)}, nil, res)
 	}
 	all := s.between(time.Time{}, time.Time{})
 	if len(all) != keepSamples || all[0].MemUsed != 10 || all[len(all)-1].MemUsed != keepSamples+9 {

@@ -212,6 +212,8 @@ type Stats struct {
 	Terminating int
 	Hibernated  int
 	Freed       int64 // bytes of memory that hibernated sandboxes held before
+	Guests      int   // that say of their memory how it stands
+	Guest       tartarus.GuestMemory
 }
 
 // Stats counts what the node has now.
@@ -220,6 +222,10 @@ func (a *Agent) Stats() Stats {
 	for _, h := range a.all() {
 		sb := h.sandbox()
 		s.Phases[sb.Phase]++
+		if g := h.guestMemory(); g != nil {
+			s.Guests++
+			s.Guest.Add(*g)
+		}
 		if sb.Terminating() {
 			s.Terminating++
 		}

@@ -18,6 +18,8 @@ type Meter interface {
 	Hibernated(took time.Duration, err error)
 	// Woken is an attempt to wake one.
 	Woken(took time.Duration, err error)
+	// Devices is what the devices of a virtual machine did since its last measurement.
+	Devices(done tartarus.DeviceCounts)
 }
 
 // unmetered counts nothing.
@@ -28,6 +30,7 @@ func (unmetered) Ended(tartarus.Reason, time.Duration) {}
 func (unmetered) Cancelled()                           {}
 func (unmetered) Hibernated(time.Duration, error)      {}
 func (unmetered) Woken(time.Duration, error)           {}
+func (unmetered) Devices(tartarus.DeviceCounts)        {}
 
 func meterOrNone(m Meter) Meter {
 	if m == nil {

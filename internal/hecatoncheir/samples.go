@@ -22,6 +22,8 @@ type samples struct {
 	last vmm.Usage
 	at   time.Time
 	of   vmm.Machine // that last is of; a resume gives the sandbox another
+	// guest is what the guest in machine of says of its memory; nil when it says nothing.
+	guest *tartarus.GuestMemory
 }
 
 // sample is one measurement. A blind one has nothing before it to be compared with: its share of the processor is zero, and means nothing.
@@ -30,8 +32,9 @@ type sample struct {
 	blind bool
 }
 
-// add turns a reading into a sample. The first reading of a machine is blind.
-func (s *samples) add(now time.Time, m vmm.Machine, u vmm.Usage, r tartarus.Resources) {
+// add turns a reading into a sample. The first reading of a machine is blind. What a guest says of its own memory goes before what it is charged for:
+// that of a virtual machine is mostly caches of the guest's, which the host cannot tell from the rest.
+func (s *samples) add(now time.Time, m vmm.Machine, u vmm.Usage, guest *tartarus.GuestMemory, r tartarus.Resources) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	blind := s.at.IsZero() || s.of != m || !now.After(s.at)
@@ -43,10 +46,13 @@ func (s *samples) add(now time.Time, m vmm.Machine, u vmm.Usage, r tartarus.Reso
 		},
 		blind: blind,
 	}
+	if guest != nil {
+		out.MemUsed, out.MemCache = max(0, guest.Total-guest.Available), guest.Cached
+	}
 	if !blind {
 		out.CPUPercent = max(0, 100*float64(u.CPU-s.last.CPU)/float64(now.Sub(s.at)))
 	}
-	s.last, s.at, s.of = u, now, m
+	s.last, s.at, s.of, s.guest = u, now, m, guest
 	if len(s.ring) < keepSamples {
 		s.ring = append(s.ring, out)
 		return
@@ -112,10 +118,39 @@ func (a *Agent) sample(ctx context.Context, h *held, tried map[string]int) {
 	short, cancel := context.WithTimeout(ctx, reportTime)
 	defer cancel()
 	if m, u, err := h.usage(short); err == nil {
+		guest := a.inside(short, h, m)
 		now := time.Now()
-		h.samples.add(now, m, u, h.spec.Resources)
+		h.samples.add(now, m, u, guest, h.spec.Resources)
 		a.suspect(ctx, h, now, u, tried)
 	}
+}
+
+// inside asks the monitor of a machine, where there is one, what it knows: what the devices did is counted, and what the guest says of its memory returned.
+func (a *Agent) inside(ctx context.Context, h *held, m vmm.Machine) *tartarus.GuestMemory {
+	in, ok := m.(vmm.Insider)
+	if !ok {
+		return nil
+	}
+	told, err := in.Inside(ctx)
+	if err != nil {
+		a.log.Debug("monitor not asked", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
+		return nil
+	}
+	a.count.Devices(told.Since)
+	return told.Guest
+}
+
+// guestMemory is what the guest said last; nil when it said nothing, or has another machine by now.
+func (h *held) guestMemory() *tartarus.GuestMemory {
+	h.mu.Lock()
+	m := h.machine
+	h.mu.Unlock()
+	h.samples.mu.Lock()
+	defer h.samples.mu.Unlock()
+	if m == nil || h.samples.of != m {
+		return nil
+	}
+	return h.samples.guest
 }
 
 // usage reads what the sandbox's machine uses now.

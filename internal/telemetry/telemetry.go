@@ -41,7 +41,8 @@ const (
 type Node struct {
 	starts, ends, hibernations, wakes *prometheus.CounterVec
 	start, end, hibernation, wake     prometheus.Histogram
-	cancelled                         prometheus.Counter
+	cancelled, serial, forbidden      prometheus.Counter
+	disk, network, throttled          *prometheus.CounterVec
 }
 
 // Buckets in seconds. A claim of a warm machine takes 10 ms and a cold start 100; an end without grace takes 30 ms, one with it as long as that is.
@@ -73,12 +74,18 @@ func (r *Registry) Node() *Node {
 		wakes:        vec("tartarus_wakes_total", "Attempts to wake hibernated sandboxes: ok, or the kind of the error.", "result"),
 		wake:         hist("tartarus_wake_seconds", "From the call or connection that woke a sandbox until it runs.", sleepBuckets),
 		cancelled:    prometheus.NewCounter(prometheus.CounterOpts{Name: "tartarus_terminations_cancelled_total", Help: "Terminations that somebody called off."}),
+		serial:       prometheus.NewCounter(prometheus.CounterOpts{Name: "tartarus_microvm_serial_bytes_total", Help: "What guests wrote on their serial ports."}),
+		forbidden:    prometheus.NewCounter(prometheus.CounterOpts{Name: "tartarus_microvm_forbidden_calls_total", Help: "System calls that monitors made and may not make."}),
+		disk:         vec("tartarus_microvm_disk_bytes_total", "What guests read and wrote on their disks.", "direction"),
+		network:      vec("tartarus_microvm_network_bytes_total", "What guests received and sent.", "direction"),
+		throttled:    vec("tartarus_microvm_throttled_total", "Times that a rate held up a device.", "device"),
 	}
-	r.reg.MustRegister(n.cancelled)
+	r.reg.MustRegister(n.cancelled, n.serial, n.forbidden)
 	// A series that is there from the start can be counted from zero.
 	for _, c := range []*prometheus.CounterVec{n.starts, n.hibernations, n.wakes} {
 		c.WithLabelValues(ok)
 	}
+	n.Devices(tartarus.DeviceCounts{})
 	return n
 }
 
@@ -123,12 +130,26 @@ func (n *Node) Hibernated(took time.Duration, err error) {
 // Woken implements hecatoncheir.Meter.
 func (n *Node) Woken(took time.Duration, err error) { count(n.wakes, n.wake, took, err) }
 
+// Devices implements hecatoncheir.Meter. All machines of the node are one series: a sandbox's own figures are its own metrics.
+func (n *Node) Devices(c tartarus.DeviceCounts) {
+	n.disk.WithLabelValues("read").Add(float64(c.DiskRead))
+	n.disk.WithLabelValues("written").Add(float64(c.DiskWritten))
+	n.network.WithLabelValues("received").Add(float64(c.NetReceived))
+	n.network.WithLabelValues("sent").Add(float64(c.NetSent))
+	n.throttled.WithLabelValues("disk").Add(float64(c.DiskThrottled))
+	n.throttled.WithLabelValues("network").Add(float64(c.NetThrottled))
+	n.serial.Add(float64(c.SerialWritten))
+	n.forbidden.Add(float64(c.Forbidden))
+}
+
 // State is what a node has at the moment of a scrape.
 type State struct {
 	Phases      map[tartarus.Phase]int
 	Terminating int
 	Hibernated  int
 	Freed       int64 // bytes
+	Guests      int   // in virtual machines, that say of their memory how it stands
+	Guest       tartarus.GuestMemory
 }
 
 // Watch registers what a node has; state is asked at every scrape, perhaps by several at once.
@@ -140,12 +161,14 @@ var (
 	descPhase       = prometheus.NewDesc("tartarus_node_sandboxes", "Sandboxes that the node holds, by phase.", []string{"phase"}, nil)
 	descTerminating = prometheus.NewDesc("tartarus_node_terminations_pending", "Sandboxes that have their grace now.", nil, nil)
 	descHibernated  = prometheus.NewDesc("tartarus_node_hibernated_sandboxes", "Paused sandboxes that sleep because nothing used them.", nil, nil)
+	descGuests      = prometheus.NewDesc("tartarus_microvm_guests", "Guests in virtual machines that say of their memory how it stands.", nil, nil)
+	descGuest       = prometheus.NewDesc("tartarus_microvm_guest_memory_bytes", "Memory of these guests together, as they say themselves.", []string{"kind"}, nil)
 	descFreed       = prometheus.NewDesc("tartarus_node_hibernated_memory_bytes", "Memory that hibernated sandboxes held before they went to sleep.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (w *watcher) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descPhase, descTerminating, descHibernated, descFreed} {
+	for _, d := range []*prometheus.Desc{descPhase, descTerminating, descHibernated, descFreed, descGuests, descGuest} {
 		out <- d
 	}
 }
@@ -164,4 +187,10 @@ func (w *watcher) Collect(out chan<- prometheus.Metric) {
 	gauge(descTerminating, float64(s.Terminating))
 	gauge(descHibernated, float64(s.Hibernated))
 	gauge(descFreed, float64(s.Freed))
+	gauge(descGuests, float64(s.Guests))
+	for kind, n := range map[string]int64{
+		"total": s.Guest.Total, "free": s.Guest.Free, "available": s.Guest.Available, "cached": s.Guest.Cached, "returned": s.Guest.Returned,
+	} {
+		gauge(descGuest, float64(n), kind)
+	}
 }

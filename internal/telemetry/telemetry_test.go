@@ -32,7 +32,7 @@ func TestWhatANodeCounts(t *testing.T) {
 	r := New("v1.2.3")
 	n := r.Node()
 	r.Watch(func() State {
-		return State{Phases: map[tartarus.Phase]int{tartarus.Running: 3, tartarus.Paused: 2}, Terminating: 1, Hibernated: 2, Freed: 40 << 20}
+		return State{Phases: map[tartarus.Phase]int{tartarus.Running: 3, tartarus.Paused: 2}, Terminating: 1, Hibernated: 2, Freed: 40 << 20, Guests: 2, Guest: tartarus.GuestMemory{Total: 9, Available: 5, Returned: 3}}
 	})
 	n.Created(20*time.Millisecond, nil)
 	n.Created(time.Second, tartarus.Errorf(tartarus.Unavailable, "no room"))
@@ -43,6 +43,8 @@ func TestWhatANodeCounts(t *testing.T) {
 	n.Hibernated(300*time.Millisecond, nil)
 	n.Woken(90*time.Millisecond, nil)
 	n.Woken(time.Second, tartarus.Errorf(tartarus.Corrupt, "a flipped bit"))
+	n.Devices(tartarus.DeviceCounts{DiskRead: 5, NetSent: 7, DiskThrottled: 1, SerialWritten: 9})
+	n.Devices(tartarus.DeviceCounts{DiskRead: 6, Forbidden: 1})
 	got := scrape(t, r)
 	for name, want := range map[string]string{
 		`tartarus_build_info{version="v1.2.3"}`:       "1",
@@ -66,6 +68,18 @@ func TestWhatANodeCounts(t *testing.T) {
 		`tartarus_node_terminations_pending`:          "1",
 		`tartarus_node_hibernated_sandboxes`:          "2",
 		`tartarus_node_hibernated_memory_bytes`:       "4.194304e+07",
+
+		`tartarus_microvm_guests`:                                "2",
+		`tartarus_microvm_guest_memory_bytes{kind="total"}`:      "9",
+		`tartarus_microvm_guest_memory_bytes{kind="available"}`:  "5",
+		`tartarus_microvm_guest_memory_bytes{kind="free"}`:       "0",
+		`tartarus_microvm_guest_memory_bytes{kind="returned"}`:   "3",
+		`tartarus_microvm_disk_bytes_total{direction="read"}`:    "11",
+		`tartarus_microvm_disk_bytes_total{direction="written"}`: "0",
+		`tartarus_microvm_network_bytes_total{direction="sent"}`: "7",
+		`tartarus_microvm_throttled_total{device="disk"}`:        "1",
+		`tartarus_microvm_serial_bytes_total`:                    "9",
+		`tartarus_microvm_forbidden_calls_total`:                 "1",
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %q, want %s", name, got[name], want)

@@ -35,6 +35,9 @@ type Config struct {
 	// Fault is asked before every operation ("boot", "restore", "adopt", "pause", "resume", "snapshot", "usage",
 	// "stop"); its error is the operation's. It may block until ctx ends. Nil never fails.
 	Fault func(ctx context.Context, op, id string) error
+
+	// Inside is what monitors say of their machines, as vmm.Insider. Nil: there are none that could be asked.
+	Inside func(id string) (vmm.Inside, error)
 }
 
 // Host holds machines.
@@ -65,6 +68,7 @@ type Driver struct {
 	host      *Host
 	fault     func(ctx context.Context, op, id string) error
 	benchmark bool
+	inside    func(id string) (vmm.Inside, error)
 
 	mu   sync.Mutex
 	held map[string]bool // ids that this driver made or adopted
@@ -83,7 +87,7 @@ func New(c Config) (*Driver, error) {
 	if c.Fault == nil {
 		c.Fault = func(context.Context, string, string) error { return nil }
 	}
-	return &Driver{host: c.Host, fault: c.Fault, benchmark: c.Benchmark, held: map[string]bool{}}, nil
+	return &Driver{host: c.Host, fault: c.Fault, inside: c.Inside, benchmark: c.Benchmark, held: map[string]bool{}}, nil
 }
 
 // Name implements vmm.Driver.
@@ -362,6 +366,14 @@ func (m *Machine) Usage(ctx context.Context) (vmm.Usage, error) {
 		return vmm.Usage{}, err
 	}
 	return vmm.Usage{CPU: 80 * time.Millisecond, MemoryBytes: 20 << 20, PIDs: 20}, nil
+}
+
+// Inside implements vmm.Insider.
+func (m *Machine) Inside(context.Context) (vmm.Inside, error) {
+	if ask := m.holder().inside; ask != nil {
+		return ask(m.config.ID)
+	}
+	return vmm.Inside{}, tartarus.Errorf(tartarus.Unsupported, "machine %s has no monitor", m.config.ID)
 }
 
 // Wait implements vmm.Machine.

@@ -84,6 +84,7 @@ type BalloonStats struct {
 	FreeMemory      int64 `json:"free_memory"`
 	TotalMemory     int64 `json:"total_memory"`
 	AvailableMemory int64 `json:"available_memory"`
+	DiskCaches      int64 `json:"disk_caches"`
 	MajorFaults     int64 `json:"major_faults"`
 }
 

@@ -85,6 +85,9 @@ func (m *machine) open() (err error) {
 	if m.log, err = listen(m.path(logName)); err != nil {
 		return err
 	}
+	if m.counts, err = count(m.path(metricsName)); err != nil {
+		return err
+	}
 	if m.driver.cfg.Console {
 		if m.input, err = openPipe(filepath.Join(m.dir, inputName)); err != nil {
 			return err
@@ -114,6 +117,9 @@ func (m *machine) close() {
 		if t != nil {
 			t.close()
 		}
+	}
+	if m.counts != nil {
+		m.counts.close()
 	}
 	for _, h := range []*process.Handle{m.handle, m.pages} {
 		if h != nil {

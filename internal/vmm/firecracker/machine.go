@@ -38,6 +38,7 @@ type machine struct {
 	snap    *os.File // its folder for snapshots, held
 	console *tail
 	log     *tail
+	counts  *counters
 	input   *os.File // nil without Config.Console
 
 	stopped  atomic.Bool            // Stop was called before it ended
