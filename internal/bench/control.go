@@ -190,8 +190,12 @@ func (p *plane) startNode(ctx context.Context, cfg ControlConfig) error {
 	if err != nil {
 		return err
 	}
+	var atOnce hecatoncheir.Arrivals
+	if p.redis == 0 {
+		atOnce = p.db
+	}
 	p.agent, err = hecatoncheir.New(hecatoncheir.Config{
-		Name: "bench", Version: "bench", Dir: filepath.Join(p.dir, "node"),
+		Arrivals: atOnce, Name: "bench", Version: "bench", Dir: filepath.Join(p.dir, "node"),
 		Control: hecatoncheir.Direct{Queue: p.queue, Registry: p.registry}, Journal: p.db.Journal(), Templates: benchTemplate{},
 		Drivers: []vmm.Driver{driver}, MaxLive: cfg.N + warmUp(cfg) + cfg.Concurrency, Starts: max(64, cfg.Concurrency),
 		StartTime: time.Minute, Log: slog.New(slog.DiscardHandler),

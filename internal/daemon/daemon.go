@@ -239,6 +239,10 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		shared := fleetTemplates{p.templates}
 		control, known, catalog = p.uplink, shared, shared.catalog
 	}
+	var atOnce hecatoncheir.Arrivals
+	if p.uplink == nil && !p.kept.shared {
+		atOnce = arrivals{p.db, p}
+	}
 	var idle *hypnos.Config
 	if d.cfg.EnableHypnos {
 		c := d.cfg.Hypnos.config()
@@ -255,7 +259,7 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 	return hecatoncheir.New(hecatoncheir.Config{
 		Snapshots: snapshots, Hypnos: idle, Meter: p.metrics.Node(), Strikes: d.strikes(p), Suspicion: d.cfg.Typhon.limits(),
 		Name: d.cfg.NodeName, Version: d.version, Labels: d.cfg.Labels, Dir: filepath.Join(p.state, "node"),
-		Control: control, Journal: p.db.Journal(), Catalog: catalog,
+		Control: control, Journal: p.db.Journal(), Arrivals: atOnce, Catalog: catalog,
 		Templates: known, Drivers: drivers, Slots: p.slots, Volumes: volumes,
 		Capacity: capacity(d.cfg.Limits), MaxLive: d.cfg.Limits.MaxSandboxes, Starts: startsAtOnce(),
 		StartTime: startTime, Ephemeral: d.cfg.Ephemeral, Log: d.log,

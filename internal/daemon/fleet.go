@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 )
@@ -35,4 +36,17 @@ func (a announced) Report(ctx context.Context, sandboxes ...tartarus.Sandbox) er
 		a.parts.api.Observe(sb)
 	}
 	return a.Direct.Report(ctx, sandboxes...)
+}
+
+// arrivals does the same for the sandboxes that come up.
+type arrivals struct {
+	hecatoncheir.Arrivals
+	parts *parts
+}
+
+// Arrive implements hecatoncheir.Arrivals.
+func (a arrivals) Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, record, result []byte) (int64, error) {
+	a.parts.edge.Changed(sb)
+	a.parts.api.Observe(sb)
+	return a.Arrivals.Arrive(ctx, l, sb, record, result)
 }

@@ -38,6 +38,7 @@ func (a *Agent) moveIn(ctx context.Context, h *held, p *pristine, m move) error 
 		if err := a.takeOn(ctx, h, p, m, nil); err != nil {
 			return err
 		}
+		a.starts.Go(func() { a.spare(ctx, h) })
 		return a.alive(ctx, h, m.driver, h.spec.Timeout)
 	}
 	now := time.Now()
@@ -49,8 +50,9 @@ func (a *Agent) moveIn(ctx context.Context, h *held, p *pristine, m move) error 
 	if err := a.takeOn(ctx, h, p, m, &next); err != nil {
 		return err
 	}
+	a.starts.Go(func() { a.spare(ctx, h) }) // while the stores are told, after which its owner may be here at once
 	_, err := h.change(func(sb *tartarus.Sandbox) error { return a.begins(sb, m.driver, h.spec.Timeout, now) })
-	if err == nil {
+	if err == nil && !a.arrive(ctx, h) {
 		a.tell(h)
 	}
 	return err

@@ -36,6 +36,7 @@ type Config struct {
 	Dir       string            // where the node keeps logs of ended sandboxes and snapshots of paused ones
 	Control   Control
 	Journal   Journal
+	Arrivals  Arrivals // nil where the stores of Control and Journal are apart
 	Templates Templates
 	Snapshots *snapshot.Store    // what paused sandboxes are kept in; nil makes one in Dir
 	Drivers   []vmm.Driver       // in order of preference; the first usable one runs what demands none

@@ -78,6 +78,10 @@ func (r *rig) start() {
 		Name: "node", Dir: filepath.Join(r.dir, "node"), Control: r.control, Journal: r.journal, Templates: oneTemplate{},
 		Drivers: []vmm.Driver{driver}, MaxLive: 16, Starts: 4, StartTime: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
 	}
+	_, direct := r.control.(Direct)
+	if _, own := r.journal.(*sqlite.Journal); own && direct { // or the test wants to see each step
+		cfg.Arrivals = r.db
+	}
 	for _, f := range r.change {
 		f(&cfg)
 	}

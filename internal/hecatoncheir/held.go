@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
@@ -29,6 +30,8 @@ type held struct {
 	up      chan struct{} // closed when the start or resume under way is over, one way or the other
 	saved   string        // folder of the snapshot that is the sandbox while it is paused
 	sb      tartarus.Sandbox
+	lease   *acheron.Lease     // of its start
+	arrived int64              // the token of the lease under which its start was acknowledged
 	outcome tartarus.Phase     // what a sandbox that is stopping will have become
 	cancel  context.CancelFunc // ends a start under way, later the watch over the machine
 	machine vmm.Machine

@@ -138,6 +138,11 @@ func (a *Agent) deliver(ctx context.Context) bool {
 	if err != nil {
 		a.log.Warn("report not delivered", "sandboxes", len(list), "error", err)
 	}
+	if err == nil {
+		for _, sb := range list {
+			n.of[sb.ID].reported(sb.Revision)
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sent = newNews(); err != nil {
@@ -145,4 +150,14 @@ func (a *Agent) deliver(ctx context.Context) bool {
 	}
 	close(n.over)
 	return err == nil
+}
+
+// reported takes note that the registry has a newer revision than this. Should another replica have written in between, it is a newer one still, which
+// the next report finds out.
+func (h *held) reported(revision int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sb.Revision == revision {
+		h.sb.Revision++
+	}
 }

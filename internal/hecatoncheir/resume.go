@@ -181,6 +181,9 @@ func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.D
 	saved := h.saved
 	h.saved = ""
 	h.mu.Unlock()
+	if first && a.arrive(ctx, h) {
+		return nil
+	}
 	if first {
 		a.tell(h) // on its way while the journal is written; nobody is answered before both are durable
 	}

@@ -108,7 +108,7 @@ func (a *Agent) work(ctx context.Context, l acheron.Lease) {
 	})
 
 	began := time.Now()
-	sb, err := a.carryOut(ctx, job, l.Job)
+	sb, err := a.carryOut(ctx, job, l)
 	if l.Job.Kind != acheron.Resume {
 		a.count.Created(time.Since(began), err)
 	}
@@ -136,6 +136,8 @@ func (a *Agent) finish(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox
 	h, held := a.find(sb.ID)
 	switch {
 	case held != nil:
+	case h.arrivedUnder(l):
+		return
 	case l.Job.Kind == acheron.Create: // which was told when it came up
 		a.heard(ctx, h)
 	default:
@@ -197,7 +199,8 @@ func (a *Agent) renew(ctx context.Context, lost context.CancelFunc, l acheron.Le
 }
 
 // carryOut starts the sandbox that the job describes, or finds it already started by an earlier delivery.
-func (a *Agent) carryOut(ctx, job context.Context, j acheron.Job) (tartarus.Sandbox, error) {
+func (a *Agent) carryOut(ctx, job context.Context, l acheron.Lease) (tartarus.Sandbox, error) {
+	j := l.Job
 	var spec tartarus.Spec
 	if err := json.Unmarshal(j.Payload, &spec); err != nil {
 		return tartarus.Sandbox{}, tartarus.Errorf(tartarus.Invalid, "decode job %s: %w", j.ID, err)
@@ -224,6 +227,9 @@ func (a *Agent) carryOut(ctx, job context.Context, j acheron.Job) (tartarus.Sand
 		}
 		return sb, tartarus.Errorf(tartarus.Unavailable, "an earlier attempt is being undone")
 	}
+	h.mu.Lock()
+	h.lease = &l
+	h.mu.Unlock()
 	return a.start(ctx, job, h)
 }
 
@@ -286,7 +292,6 @@ func (a *Agent) bringUp(ctx context.Context, h *held) error {
 		err := a.moveIn(ctx, h, p, move{template, driver, rules})
 		if err == nil {
 			a.origins.claimed.Add(1)
-			a.starts.Go(func() { a.spare(ctx, h) })
 			return nil
 		}
 		if !tartarus.Is(err, tartarus.GuestGone) {

@@ -299,6 +299,7 @@ func (w *committer) load() error {
 	if err := w.line.load(w.conn); err != nil {
 		return fmt.Errorf("load queue: %w", err)
 	}
+	w.db.watch.are(w.line.jobs)
 	if err := w.journal.load(w.conn); err != nil {
 		return fmt.Errorf("load journal: %w", err)
 	}

@@ -95,7 +95,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 		done:    make(chan struct{}),
 		lock:    lock,
 		readers: make(chan *conn, c.Readers),
-		watch:   watchers{m: map[string][]chan<- finished{}},
+		watch:   watchers{m: map[string][]told{}, open: map[string]struct{}{}},
 	}
 	w, err := db.openAll(ctx, path, c)
 	if err != nil {

@@ -30,23 +30,25 @@ func (j *journalRows) load(c *conn) error {
 
 // Put stores a record over the one before. It is on the disk when Put returns nil.
 func (j *Journal) Put(ctx context.Context, id string, record []byte) error {
-	err := j.db.write(ctx, func(t *txn) error {
-		if n, ok := t.journal.rows[id]; ok {
-			_, err := t.exec("UPDATE journal SET record = ? WHERE n = ?", record, n)
-			return err
-		}
-		n := t.journal.next
-		_, err := t.exec("INSERT INTO journal (n, id, record) VALUES (?, ?, ?)", n, id, record)
-		if err == nil {
-			t.journal.rows[id] = n
-			t.journal.next++
-		}
-		return err
-	})
+	err := j.db.write(ctx, func(t *txn) error { return t.putJournal(id, record) })
 	if err != nil {
 		return fmt.Errorf("put journal record %s: %w", id, err)
 	}
 	return nil
+}
+
+func (t *txn) putJournal(id string, record []byte) error {
+	if n, ok := t.journal.rows[id]; ok {
+		_, err := t.exec("UPDATE journal SET record = ? WHERE n = ?", record, n)
+		return err
+	}
+	n := t.journal.next
+	_, err := t.exec("INSERT INTO journal (n, id, record) VALUES (?, ?, ?)", n, id, record)
+	if err == nil {
+		t.journal.rows[id] = n
+		t.journal.next++
+	}
+	return err
 }
 
 // Delete forgets a record; absent is no error.

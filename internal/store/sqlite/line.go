@@ -177,6 +177,7 @@ func (l *line) touch(e *entry) {
 // admit takes in a job that is stored already.
 func (l *line) admit(t *txn, e *entry) {
 	l.jobs[e.ID] = e
+	t.after = append(t.after, func() { t.db.watch.opened(e.ID) })
 	l.schedule(e, e.ready)
 	if !e.Deadline.IsZero() && !t.now.Before(e.Deadline) {
 		l.end(t, e, acheron.Dead, "deadline", nil)

@@ -249,8 +249,11 @@ func (q *Queue) row(ctx context.Context, id string) (acheron.Job, error) {
 
 // Await implements acheron.Queue.
 func (q *Queue) Await(ctx context.Context, id string) (acheron.Job, error) {
-	end := q.db.watch.add(id)
+	end, open := q.db.watch.add(id)
 	defer q.db.watch.remove(id, end)
+	if open {
+		return end.wait(ctx)
+	}
 	var e *entry
 	err := q.db.write(ctx, func(t *txn) (err error) {
 		if e = t.line.jobs[id]; e == nil {
@@ -268,10 +271,5 @@ func (q *Queue) Await(ctx context.Context, id string) (acheron.Job, error) {
 	case e.State.Ended():
 		return e.Job, nil
 	}
-	select {
-	case f := <-end:
-		return f.job, f.err
-	case <-ctx.Done():
-		return acheron.Job{}, ctx.Err()
-	}
+	return end.wait(ctx)
 }

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"context"
 	"sync"
 
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
@@ -12,26 +13,58 @@ type finished struct {
 	err error
 }
 
-// watchers are the Await calls by job.
+// told is where the end of a job is told.
+type told chan finished
+
+func (t told) wait(ctx context.Context) (acheron.Job, error) {
+	select {
+	case f := <-t:
+		return f.job, f.err
+	case <-ctx.Done():
+		return acheron.Job{}, ctx.Err()
+	}
+}
+
+// watchers are the Await calls by job, and the jobs whose end is still to be told.
 type watchers struct {
 	mu     sync.Mutex
-	m      map[string][]chan<- finished
+	m      map[string][]told
+	open   map[string]struct{}
 	closed bool
 }
 
-func (w *watchers) add(id string) chan finished {
-	ch := make(chan finished, 1)
+// add says where the end of a job will be told, and whether it is sure to be.
+func (w *watchers) add(id string) (ch told, open bool) {
+	ch = make(told, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		ch <- finished{err: errClosed}
-		return ch
+		return ch, true
 	}
 	w.m[id] = append(w.m[id], ch)
-	return ch
+	_, open = w.open[id]
+	return ch, open
 }
 
-func (w *watchers) remove(id string, ch chan<- finished) {
+// opened takes note of a job that is durable and has not ended.
+func (w *watchers) opened(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open[id] = struct{}{}
+}
+
+// are takes note of all such jobs.
+func (w *watchers) are(jobs map[string]*entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.open)
+	for id := range jobs {
+		w.open[id] = struct{}{}
+	}
+}
+
+func (w *watchers) remove(id string, ch told) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	left := w.m[id][:0]
@@ -55,6 +88,7 @@ func (w *watchers) tell(j acheron.Job) {
 		ch <- finished{job: j}
 	}
 	delete(w.m, j.ID)
+	delete(w.open, j.ID)
 }
 
 func (w *watchers) close() {

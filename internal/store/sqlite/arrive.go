@@ -1,0 +1,65 @@
+package sqlite
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
+)
+
+// Arrive implements hecatoncheir.Arrivals.
+func (db *DB) Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, record, result []byte) (revision int64, err error) {
+	if err := hades.CheckSandbox(sb); err != nil {
+		return 0, err
+	}
+	if err := acheron.CheckResult(l.Job.ID, result); err != nil {
+		return 0, err
+	}
+	expect := sb.Revision
+	now, err := newFiled(sb)
+	if err != nil {
+		return 0, err
+	}
+	sb.Revision++
+	body, err := json.Marshal(sb)
+	if err != nil {
+		return 0, fmt.Errorf("encode sandbox %s: %w", sb.ID, err)
+	}
+	err = db.write(ctx, func(t *txn) error {
+		e, err := t.line.held(t, l)
+		if err != nil {
+			return err
+		}
+		old, err := t.filedSandbox(sb.ID)
+		if err != nil {
+			return err
+		}
+		entry := body
+		if old.revision != expect { // somebody else wrote, or the entry is not there yet; the node's word counts
+			sb.Revision = old.revision + 1
+			if entry, err = json.Marshal(sb); err != nil {
+				return err
+			}
+		}
+		if old.revision == 0 {
+			err = t.insertSandbox(now, sb.Revision, entry)
+		} else {
+			err = t.updateSandbox(now, sb.Revision, entry)
+		}
+		if err == nil {
+			err = t.putJournal(sb.ID, record)
+		}
+		if err != nil {
+			return err
+		}
+		t.line.end(t, e, acheron.Done, "", result)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("sandbox %s arrives: %w", sb.ID, err)
+	}
+	return sb.Revision, nil
+}
