@@ -103,7 +103,7 @@ func (f *fakeServer) create(w http.ResponseWriter, r *http.Request) {
 	sb := &api.SandboxDetail{EnvdAccessToken: "agent-token", AllowInternetAccess: true}
 	sb.SandboxID, sb.TemplateID, sb.Alias, sb.State, sb.Phase = id, "t1", alias, "running", "running"
 	sb.StartedAt, sb.EndAt, sb.CPUCount, sb.MemoryMB = time.Now(), time.Now().Add(time.Minute), 2, 512
-	sb.Runtime, sb.Tier, sb.Metadata = "gvisor", "user-kernel", in.Metadata
+	sb.Runtime, sb.Tier, sb.Heat, sb.Metadata = "gvisor", "user-kernel", "inferno", in.Metadata
 	f.sandboxes[id] = sb
 	answer(w, 201, api.Sandbox{SandboxID: id, TemplateID: "t1", Alias: alias, EnvdVersion: tartarus.AgentVersion, EnvdAccessToken: "agent-token"})
 }

@@ -90,7 +90,7 @@ func stateColour(state string) string {
 }
 
 func (e *Env) printSandboxes(found []api.ListedSandbox, now time.Time) error {
-	t := table{head: []string{"ID", "TEMPLATE", "STATE", "RUNTIME", "ISOLATION", "CPU", "MEMORY", "AGE", "ENDS IN"}}
+	t := table{head: []string{"ID", "TEMPLATE", "STATE", "RUNTIME", "ISOLATION", "HEAT", "CPU", "MEMORY", "AGE", "ENDS IN"}}
 	for _, sb := range found {
 		state, ends := sb.State, "-"
 		if p := tartarus.Phase(sb.Phase); p.Ended() {
@@ -105,7 +105,7 @@ func (e *Env) printSandboxes(found []api.ListedSandbox, now time.Time) error {
 			ends = span(sb.EndAt.Sub(now))
 		}
 		t.rows = append(t.rows, []cell{{sb.SandboxID, plain}, {name(sb), plain}, {state, stateColour(sb.State)}, {dash(sb.Runtime), plain},
-			{dash(sb.Tier), plain}, {fmt.Sprint(sb.CPUCount), plain}, {size(sb.MemoryMB << 20), plain}, {span(now.Sub(sb.StartedAt)), plain}, {ends, plain}})
+			{dash(sb.Tier), plain}, {dash(sb.Heat), plain}, {fmt.Sprint(sb.CPUCount), plain}, {size(sb.MemoryMB << 20), plain}, {span(now.Sub(sb.StartedAt)), plain}, {ends, plain}})
 	}
 	return t.print(e.Stdout, e.coloured(e.Stdout))
 }

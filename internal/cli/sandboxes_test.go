@@ -23,15 +23,16 @@ func (x *fixture) makeOne(t *testing.T) string {
 func TestCreateListInspectKill(t *testing.T) {
 	x := newFixture(t)
 	id := x.makeOne(t)
-	if code := x.run(t, "ps"); code != 0 || !strings.Contains(x.out.String(), id) || !strings.Contains(x.out.String(), "user-kernel") {
-		t.Errorf("ps: code %d", code)
+	if code := x.run(t, "ps"); code != 0 || !strings.Contains(x.out.String(), id) || !strings.Contains(x.out.String(), "user-kernel") ||
+		!strings.Contains(x.out.String(), "HEAT") || !strings.Contains(x.out.String(), "inferno") {
+		t.Errorf("ps: code %d: %s", code, x.out.String())
 	}
 	x.out.Reset()
 	if code := x.run(t, "ls", "--json"); code != 0 {
 		t.Errorf("ls: code %d", code)
 	}
 	var list []api.ListedSandbox
-	if err := json.Unmarshal(x.out.Bytes(), &list); err != nil || len(list) != 1 || list[0].SandboxID != id {
+	if err := json.Unmarshal(x.out.Bytes(), &list); err != nil || len(list) != 1 || list[0].SandboxID != id || list[0].Heat != "inferno" {
 		t.Errorf("%v, %v", list, err)
 	}
 	x.out.Reset()
