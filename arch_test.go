@@ -81,6 +81,7 @@ var allowed = []struct{ from, to, reason string }{
 	{"internal/hecatoncheir", "internal/snapshot", "paused sandboxes are snapshots"},
 	{"internal/hecatoncheir", "internal/vmm", "sandboxes get machines"},
 	{"internal/hecatoncheir", "internal/typhon", "what sandboxes do is watched for strikes"},
+	{"internal/hecatoncheir", "internal/phlegethon", "whoever claims a machine that waits says how hot it is"},
 	{"internal/hecatoncheir", "internal/hypnos", "idle sandboxes are put to sleep"},
 	{"internal/hecatoncheir", "internal/thanatos", "sandboxes end by its ladder"},
 	{"internal/hecatoncheir", "internal/guest/guestclient", "the agent in the guest is told who it is"},

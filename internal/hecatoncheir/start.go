@@ -16,6 +16,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/guest/guestclient"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/network"
+	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/warm"
 )
@@ -288,7 +289,7 @@ func (a *Agent) bringUp(ctx context.Context, h *held) error {
 		return a.bringUpFrom(ctx, h, template, driver, rules)
 	}
 	kind := kindOf(h.spec, template, driver.Name())
-	if p, ok := a.warm.Claim(ctx, kind); ok {
+	if p, ok := a.warm.Claim(ctx, kind, phlegethon.Heat(h.spec.Heat)); ok {
 		err := a.moveIn(ctx, h, p, move{template, driver, rules})
 		if err == nil {
 			a.origins.claimed.Add(1)

@@ -23,7 +23,7 @@ func (p *pasts) arrive(template string, now time.Time) phlegethon.Past {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	past := p.of(template)
-	past.Arrival.Arrive(now)
+	past.Arrival.Arrive(now, "")
 	return *past
 }
 

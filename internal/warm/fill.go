@@ -106,7 +106,7 @@ func (p *Pool[M]) turn(ctx context.Context, now time.Time) time.Duration {
 // need is what a shelf wants at now. The lock is held.
 func (p *Pool[M]) need(s *shelf[M], now time.Time) need {
 	want := max(s.demand.Ready(now, s.take), p.cfg.Keep, s.least)
-	return need{want: min(want, p.cfg.Most), least: max(p.cfg.Keep, s.least), rate: s.demand.PerSecond(now), memory: s.memory}
+	return need{want: min(want, p.cfg.Most), least: max(p.cfg.Keep, s.least), rate: s.demand.PerSecond(now) * s.demand.Stretch(), memory: s.memory}
 }
 
 // start makes one machine for a shelf in the background. The lock is held.

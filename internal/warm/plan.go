@@ -6,7 +6,7 @@ import "slices"
 type need struct {
 	want   int
 	least  int     // of them, to be met before anything above it of any kind
-	rate   float64 // arrivals per second: who comes first when memory is short
+	rate   float64 // arrivals per second, times what making one is stretched by: who comes first when memory is short
 	memory int64   // bytes of one
 }
 

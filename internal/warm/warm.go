@@ -127,8 +127,8 @@ func New[M Machine](cfg Config[M]) (*Pool[M], error) {
 	return &Pool[M]{cfg: cfg, poked: make(chan struct{}, 1), shelves: map[Kind]*shelf[M]{}}, nil
 }
 
-// Claim takes a ready machine for good. It notes the demand whether or not there is one.
-func (p *Pool[M]) Claim(ctx context.Context, k Kind) (m M, ok bool) {
+// Claim takes a ready machine for good, for a sandbox of some heat. It notes the demand whether or not there is one.
+func (p *Pool[M]) Claim(ctx context.Context, k Kind, heat phlegethon.Heat) (m M, ok bool) {
 	if p.cfg.Memory == 0 {
 		return m, false
 	}
@@ -139,7 +139,7 @@ func (p *Pool[M]) Claim(ctx context.Context, k Kind) (m M, ok bool) {
 		return m, false
 	}
 	s := p.shelf(ctx, k)
-	s.demand.Arrive(now)
+	s.demand.Arrive(now, heat)
 	p.claimed = now
 	p.poke()
 	if len(s.ready) == 0 {
@@ -171,7 +171,7 @@ func (p *Pool[M]) Expect(ctx context.Context, k Kind) {
 	if p.cfg.Memory == 0 || p.closed {
 		return
 	}
-	p.shelf(ctx, k).demand.Arrive(time.Now())
+	p.shelf(ctx, k).demand.Arrive(time.Now(), "")
 	p.poke()
 }
 

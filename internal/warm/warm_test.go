@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -117,7 +118,7 @@ func run(t *testing.T, change func(*Config[*machine]), f func(ctx context.Contex
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := p.Claim(ctx, tiny); ok {
+		if _, ok := p.Claim(ctx, tiny, ""); ok {
 			t.Error("a closed pool gave a machine")
 		}
 	})
@@ -125,20 +126,20 @@ func run(t *testing.T, change func(*Config[*machine]), f func(ctx context.Contex
 
 func TestClaim(t *testing.T) {
 	run(t, nil, func(ctx context.Context, p *Pool[*machine], w *workshop) {
-		if _, ok := p.Claim(ctx, tiny); ok {
+		if _, ok := p.Claim(ctx, tiny, ""); ok {
 			t.Fatal("the first claim found a machine")
 		}
 		time.Sleep(time.Second)
 		if got := p.Ready()[tiny]; got != 2 {
 			t.Fatalf("%d ready, want the 2 that are kept", got)
 		}
-		m, ok := p.Claim(ctx, tiny)
+		m, ok := p.Claim(ctx, tiny, "")
 		if !ok {
 			t.Fatal("nothing to claim")
 		}
 		other := tiny
 		other.Resources.VCPU = 2
-		if _, ok := p.Claim(ctx, other); ok {
+		if _, ok := p.Claim(ctx, other, ""); ok {
 			t.Fatal("a machine of another kind was given")
 		}
 		time.Sleep(time.Second)
@@ -156,7 +157,7 @@ func TestClaim(t *testing.T) {
 func TestPoolFollowsABurst(t *testing.T) {
 	run(t, func(c *Config[*machine]) { c.Memory = 1000 * mb }, func(ctx context.Context, p *Pool[*machine], w *workshop) {
 		for range 20 {
-			p.Claim(ctx, tiny)
+			p.Claim(ctx, tiny, "")
 		}
 		time.Sleep(10 * time.Second)
 		if got := p.Ready()[tiny]; got < 18 || got > 20 {
@@ -174,10 +175,34 @@ func TestPoolFollowsABurst(t *testing.T) {
 	})
 }
 
+// Of two kinds that are asked for equally often, the hotter one wants more machines, and comes first where memory is short.
+func TestHotterKindWantsMore(t *testing.T) {
+	run(t, func(c *Config[*machine]) { c.Memory, c.Makers = 1000*mb, 8 }, func(ctx context.Context, p *Pool[*machine], w *workshop) {
+		w.take = time.Second
+		cool, hot := tiny, tiny
+		cool.Build, hot.Build = "cool", "hot"
+		for range 60 {
+			p.Claim(ctx, cool, phlegethon.Cold)
+			p.Claim(ctx, hot, phlegethon.Inferno)
+			time.Sleep(time.Second)
+		}
+		p.mu.Lock()
+		a, b := p.need(p.shelves[cool], time.Now()), p.need(p.shelves[hot], time.Now())
+		p.mu.Unlock()
+		if a.want < 2 || b.want < 2*a.want || b.rate < 2*a.rate {
+			t.Fatalf("the cold kind needs %+v, the hot one %+v", a, b)
+		}
+		time.Sleep(5 * time.Second)
+		if ready := p.Ready(); ready[hot] <= ready[cool] {
+			t.Fatalf("ready: %v", ready)
+		}
+	})
+}
+
 func TestPoolKeepsToItsMemory(t *testing.T) {
 	run(t, nil, func(ctx context.Context, p *Pool[*machine], w *workshop) {
 		for range 40 {
-			p.Claim(ctx, tiny)
+			p.Claim(ctx, tiny, "")
 		}
 		time.Sleep(20 * time.Second)
 		// Before the first machine is seen, three of the guessed size fit; then ten of the real one.
@@ -190,7 +215,7 @@ func TestPoolKeepsToItsMemory(t *testing.T) {
 func TestNoMemoryIsOff(t *testing.T) {
 	run(t, func(c *Config[*machine]) { c.Memory = 0 }, func(ctx context.Context, p *Pool[*machine], w *workshop) {
 		p.Pin(ctx, tiny, 3)
-		p.Claim(ctx, tiny)
+		p.Claim(ctx, tiny, "")
 		time.Sleep(time.Minute)
 		if w.tried() != 0 {
 			t.Fatal("a pool that is off made a machine")
@@ -203,7 +228,7 @@ func TestStartsComeFirst(t *testing.T) {
 		w.mu.Lock()
 		w.busy = true
 		w.mu.Unlock()
-		p.Claim(ctx, tiny)
+		p.Claim(ctx, tiny, "")
 		time.Sleep(patience - 10*time.Millisecond)
 		if w.tried() != 0 {
 			t.Fatal("a machine was made while sandboxes were started")
@@ -220,7 +245,7 @@ func TestWhatCannotBeMadeRests(t *testing.T) {
 		w.mu.Lock()
 		w.broken = errors.New("no image")
 		w.mu.Unlock()
-		p.Claim(ctx, tiny)
+		p.Claim(ctx, tiny, "")
 		time.Sleep(10 * time.Minute)
 		if n := w.tried(); n < 5 || n > 20 {
 			t.Fatalf("%d tries in ten minutes", n)
@@ -275,7 +300,7 @@ func TestKindsAreBounded(t *testing.T) {
 		for i := range 3 * maxKinds {
 			k := tiny
 			k.Resources.MemoryMB = int64(i)
-			p.Claim(ctx, k)
+			p.Claim(ctx, k, "")
 		}
 		if got := len(p.Ready()); got > maxKinds {
 			t.Fatalf("%d kinds", got)
