@@ -62,7 +62,7 @@ test-kvm: build ## Firecracker with Linux guests, where KVM can run one: the dri
 	if [ $$rc = 0 ] && grep -q '^--- SKIP' $$log; then grep -vE '^(PASS|ok)' $$log; echo "test-kvm: skipped, which is no pass: the reasons are above"; else cat $$log; fi; \
 	rm -f $$log; exit $$rc
 
-LAW = route x role|noticed:|quota of 10|in force on three|^--- (PASS|FAIL|SKIP): Test(Roles|Token|Login|People|Signed|Provenance|Quota|Polic|Tamper|Check|Key|Crash|Retention|NoSecret|Nothing|Quarantine)|needs |^(ok|FAIL)
+LAW = route x role|noticed:|quota of 10|in force on three|^--- (PASS|FAIL|SKIP): Test(Roles|Token|AuditArchive|Segments|Login|People|Signed|Provenance|Quota|Polic|Tamper|Check|Key|Crash|Retention|NoSecret|Nothing|Quarantine)|needs |^(ok|FAIL)
 # Prints what was counted and noticed; all the rest only when something fails.
 test-law: build ## who may come in, roles on every route, provenance, policies, quotas on both stores, the audit log under tampering, quarantine
 	@log=$$(mktemp); { \
@@ -71,7 +71,7 @@ test-law: build ## who may come in, roles on every route, provenance, policies, 
 	  $(GO) test -count 1 -v -run 'Role|Exec|Lists|References|Polic|Quota|Record|Secret|Audit|Tenant|Key|People|Person|Provenance' ./internal/olympus && \
 	  $(GO) test -count 1 -v -run '^Test(Quotas|Reload|Policies|Shelf|Keys)$$' ./internal/store/sqlite && \
 	  $(GO) test -count 1 -v -run '^TestSuites$$/^(quotas|reload|policies|shelf|keys)$$' ./internal/store/redis && \
-	  $(GO) test -count 1 -v -timeout 10m -run '^Test(Quarantine|Login|Signed)' ./test/e2e; } >$$log 2>&1; rc=$$?; \
+	  $(GO) test -count 1 -v -timeout 10m -run '^Test(Quarantine|Login|Signed|AuditArchive)' ./test/e2e; } >$$log 2>&1; rc=$$?; \
 	if [ $$rc = 0 ]; then grep -E '$(LAW)' $$log; else cat $$log; fi; rm -f $$log; exit $$rc
 
 test-e2e: build ## the built program as its users run it

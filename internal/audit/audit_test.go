@@ -450,6 +450,64 @@ func TestRetentionStaysVerifiable(t *testing.T) {
 	}
 }
 
+// What is archived is never longer behind than a segment may be old, also when nothing is written any more; and a server that starts does not send
+// again what is there.
+func TestSegmentsEndByAge(t *testing.T) {
+	archived := map[string]int{}
+	dir, store := t.TempDir(), newShelf(t)
+	open := func(age time.Duration) *replica {
+		return openReplica(t, dir, "one", store, func(c *audit.Config, s *audit.SealerConfig) {
+			c.SegmentAge, s.Retention = age, time.Hour
+			s.Archive = func(_ context.Context, _, file string, _ []byte) error {
+				archived[file]++
+				return nil
+			}
+		})
+	}
+	r := open(50 * time.Millisecond)
+	for n := 2; n <= 3; n++ {
+		r.add(t, 3)
+		for deadline := time.Now().Add(30 * time.Second); len(segmentFiles(t, dir, "one")) < n; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the segment does not end")
+			}
+		}
+	}
+	time.Sleep(200 * time.Millisecond) // an empty one is not ended again
+	if err := r.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(segmentFiles(t, dir, "one")); n > 7 {
+		t.Errorf("%d segments of seven records", n)
+	}
+	r = open(0) // goes on in the empty one
+	r.add(t, 2)
+	for range 2 {
+		if err := r.sealer.Retain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := len(archived)
+	r = open(0)
+	r.add(t, 1)
+	if err := r.sealer.Retain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for file, times := range archived {
+		if times != 1 {
+			t.Errorf("%s was sent %d times", file, times)
+		}
+	}
+	if before < 2 || len(archived) != before {
+		t.Errorf("archived %v, %d before", archived, before)
+	}
+	r.seal(t)
+	r.wantSound(t, 10)
+}
+
 func TestRecordsAreBounded(t *testing.T) {
 	r := openReplica(t, t.TempDir(), "one", newShelf(t), nil)
 	huge := record(0)

@@ -26,6 +26,8 @@ type Config struct {
 	Chain string
 	// SegmentBytes is how large a segment grows. Default 16 MiB: small enough to be read at once.
 	SegmentBytes int64
+	// SegmentAge is how long one is written to at most, so that what is archived is never long behind. 0 sets no bound.
+	SegmentAge time.Duration
 	// Known finds the newest signed head of a chain, none being the zero Head. May be nil.
 	Known func(chain string) (Head, error)
 	// Log is told what an operator must act on. Nil discards.
@@ -66,6 +68,7 @@ type Log struct {
 	path   string
 	at     int64 // end of the last record that is durable
 	size   int64 // of the file, zeros included
+	began  time.Time
 	buffer []byte
 	broken bool // what is behind at must be cut off before anything else is written
 }
@@ -188,10 +191,21 @@ var errClosed = tartarus.Errorf(tartarus.Unavailable, "the audit log is closed")
 func (l *Log) run() {
 	defer close(l.done)
 	defer l.shut()
+	var aged <-chan time.Time
+	if l.cfg.SegmentAge > 0 {
+		ticker := time.NewTicker(l.cfg.SegmentAge)
+		defer ticker.Stop()
+		aged = ticker.C
+	}
 	for {
 		select {
 		case e := <-l.entries:
 			l.batch(e)
+		case <-aged: // also when nothing is written any more
+			if err := l.endOld(); err != nil {
+				l.broken = true
+				l.cfg.Log.Error("segment of the audit log not ended", "chain", l.cfg.Chain, "error", err)
+			}
 		case <-l.closing:
 			for {
 				select {
@@ -260,6 +274,9 @@ func (l *Log) write(batch []*entry) error {
 			return err
 		}
 	}
+	if err := l.endOld(); err != nil {
+		return err
+	}
 	if err := l.put(l.buffer); err != nil {
 		return err
 	}
@@ -324,6 +341,14 @@ func (l *Log) cut() error {
 	return nil
 }
 
+// endOld ends a segment that was written to for long enough.
+func (l *Log) endOld() error {
+	if l.cfg.SegmentAge <= 0 || l.at == 0 || l.cfg.Now().Sub(l.began) < l.cfg.SegmentAge {
+		return nil
+	}
+	return l.next()
+}
+
 // next ends the segment and begins another one.
 func (l *Log) next() error {
 	if err := l.cut(); err != nil {
@@ -351,7 +376,7 @@ func (l *Log) begin(first uint64) error {
 	if err := syncDir(dir); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	l.file, l.path, l.at, l.size = f, path, 0, 0
+	l.file, l.path, l.at, l.size, l.began = f, path, 0, 0, l.cfg.Now()
 	return nil
 }
 

@@ -51,12 +51,17 @@ func (l *Log) recover() ([]Record, error) {
 	if l.file, err = os.OpenFile(end.last.path, os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
-	l.path, l.at = end.last.path, end.at
+	l.path, l.at, l.began = end.last.path, end.at, l.cfg.Now()
 	if err := l.keepRest(end); err != nil {
 		return nil, err
 	}
 	if err := l.cut(); err != nil {
 		return nil, err
+	}
+	if end.ended { // and may be archived
+		if err := l.next(); err != nil {
+			return nil, err
+		}
 	}
 	if end.rest == 0 {
 		return nil, nil
@@ -97,6 +102,7 @@ type tail struct {
 	at     int64 // where the last good record ends
 	rest   int   // bytes behind it
 	hashes map[uint64]string
+	ended  bool // a segment after it was begun already
 }
 
 func (t tail) hashAt(seq uint64) string { return t.hashes[seq] }
@@ -125,7 +131,7 @@ func (l *Log) find() (t tail, err error) {
 		if err != nil {
 			return t, err
 		}
-		all = all[:len(all)-1]
+		all, t.ended = all[:len(all)-1], true
 	}
 	return t, nil
 }

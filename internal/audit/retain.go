@@ -2,7 +2,9 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -19,19 +21,20 @@ func (s *Sealer) retain(ctx context.Context) error {
 	}
 	var old []segment
 	var last Record
+	young := s.cfg.Retention <= 0          // so are all that follow one that is
 	for _, seg := range all[:len(all)-1] { // the last one is written to
 		if err := s.archive(ctx, chain, seg); err != nil {
 			return err
 		}
-		if s.cfg.Retention <= 0 {
+		if young {
 			continue
 		}
 		end, err := lastRecord(seg.path)
 		if err != nil {
 			return err
 		}
-		if s.cfg.Now().Sub(end.Time) < s.cfg.Retention {
-			break
+		if young = s.cfg.Now().Sub(end.Time) < s.cfg.Retention; young {
+			continue
 		}
 		old, last = append(old, seg), end
 	}
@@ -63,8 +66,22 @@ func (s *Sealer) retain(ctx context.Context) error {
 	return nil
 }
 
+// archivedFile, in the folder of its chain, names the last segment that is in the archive. They go there in their order.
+const archivedFile = "archived"
+
 func (s *Sealer) archive(ctx context.Context, chain string, seg segment) error {
-	if s.cfg.Archive == nil || s.archived[seg.path] {
+	if s.cfg.Archive == nil {
+		return nil
+	}
+	mark := filepath.Join(s.dir, chain, archivedFile)
+	if s.archived == "" { // a server that starts does not send everything again
+		last, err := os.ReadFile(mark)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("read what is archived: %w", err)
+		}
+		s.archived = string(last)
+	}
+	if filepath.Base(seg.path) <= s.archived {
 		return nil
 	}
 	body, err := os.ReadFile(seg.path)
@@ -74,7 +91,10 @@ func (s *Sealer) archive(ctx context.Context, chain string, seg segment) error {
 	if err := s.cfg.Archive(ctx, chain, filepath.Base(seg.path), body); err != nil {
 		return fmt.Errorf("archive segment: %w", err)
 	}
-	s.archived[seg.path] = true
+	if err := replaceFile(mark, []byte(filepath.Base(seg.path))); err != nil {
+		return fmt.Errorf("note what is archived: %w", err)
+	}
+	s.archived = filepath.Base(seg.path)
 	return nil
 }
 

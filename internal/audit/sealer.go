@@ -43,7 +43,7 @@ type Sealer struct {
 	signer    *signer
 	last      *Checkpoint // newest that is known; nil before the first
 	published uint64
-	archived  map[string]bool
+	archived  string // name of the last segment that is archived; empty before it is read
 	complaint string // what was logged last, so that a lasting trouble is logged once
 }
 
@@ -64,7 +64,7 @@ func NewSealer(ctx context.Context, cfg SealerConfig) (*Sealer, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Sealer{cfg: cfg, dir: cfg.Log.Dir(), archived: map[string]bool{}}
+	s := &Sealer{cfg: cfg, dir: cfg.Log.Dir()}
 	var err error
 	if s.signer, err = loadSigner(filepath.Join(s.dir, keyFile), true); err != nil {
 		return nil, err

@@ -399,6 +399,7 @@ var help = map[string]string{
 	"oidc.tenants":               "tenants of its values, VALUE=TENANT,... (default: values are tenants)",
 	"oidc.tenant":                "tenant of everybody, where no claim names it",
 	"signatureKeys":              "public keys by which container images may be signed, NAME=FILE,... (PEM)",
+	"audit.archiveEvery":         "how far that may be behind",
 	"metricsAddr":                "where metrics are served without a key, host:port; empty (default) leaves them to the API and the control socket",
 	"pauseOnExit":                "pause every sandbox before the server ends, instead of leaving them to the next",
 	"hypnos.idleAfter":           "how long nothing may have used a sandbox that is put to sleep",

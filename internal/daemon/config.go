@@ -260,6 +260,8 @@ type Audit struct {
 	// ArchiveFor sends each segment of the log that has ended to the bucket of s3, under audit/, where nobody can remove it for that long if the
 	// bucket has object lock. 0 sends none.
 	ArchiveFor time.Duration `key:"archiveFor" env:"TARTARUS_AUDIT_ARCHIVE_FOR"`
+	// ArchiveEvery is how old a segment grows before it ends, where they are archived: how far the archive may be behind.
+	ArchiveEvery time.Duration `key:"archiveEvery" env:"TARTARUS_AUDIT_ARCHIVE_EVERY"`
 }
 
 // Network says where network slots come from.
@@ -321,7 +323,7 @@ func Default() Config {
 		Redis: Redis{Prefix: "tartarus:"},
 		Fleet: Fleet{Addr: "127.0.0.1:7301", NodeLost: 10 * time.Minute},
 		// What payment and health regulators ask for, a year online (PCI DSS 4.0, 10.5.1).
-		Audit: Audit{Retention: 365 * 24 * time.Hour},
+		Audit: Audit{Retention: 365 * 24 * time.Hour, ArchiveEvery: time.Hour},
 		// None: nothing counts as signed.
 		SignatureKeys: map[string]string{},
 		OIDC:          OIDC{RoleClaim: "groups", Roles: map[string]string{}, Tenants: map[string]string{}, Tenant: tenant.Default},
@@ -369,6 +371,7 @@ func (c Config) Validate() error {
 	check(c.LogFormat == "text" || c.LogFormat == "json", "logFormat %q must be text or json", c.LogFormat)
 	check(c.Audit.Retention >= 0, "audit.retention %s must not be negative", c.Audit.Retention)
 	check(c.Audit.ArchiveFor >= 0, "audit.archiveFor %s must not be negative", c.Audit.ArchiveFor)
+	check(c.Audit.ArchiveEvery >= time.Second, "audit.archiveEvery %s must be at least 1s", c.Audit.ArchiveEvery)
 	check(c.Audit.ArchiveFor == 0 || c.S3.Bucket != "", "audit.archiveFor is set and s3.bucket (TARTARUS_S3_BUCKET) is not")
 	for name := range c.SignatureKeys {
 		check(plainName.MatchString(name), "signatureKeys: %q must be lower-case letters, digits and dashes", name)

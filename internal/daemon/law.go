@@ -39,8 +39,13 @@ func (d *Daemon) openLaw(ctx context.Context, p *parts) (l law, err error) {
 	if d.cfg.Ephemeral && !d.cfg.Recorded {
 		return l, nil
 	}
+	age, sealEvery := time.Duration(0), time.Minute
+	if d.cfg.Audit.ArchiveFor > 0 {
+		age = d.cfg.Audit.ArchiveEvery
+		sealEvery = min(sealEvery, age) // segments are archived behind each checkpoint
+	}
 	dir, store := filepath.Join(p.state, auditDir), p.kept.shelf
-	l.log, err = audit.Open(audit.Config{Dir: dir, Chain: d.cfg.NodeName, Log: d.log, Known: func(chain string) (audit.Head, error) {
+	l.log, err = audit.Open(audit.Config{Dir: dir, Chain: d.cfg.NodeName, SegmentAge: age, Log: d.log, Known: func(chain string) (audit.Head, error) {
 		head, err := audit.KnownHead(ctx, dir, store, chain)
 		if tartarus.Is(err, tartarus.Unavailable) {
 			// A replica must start without the shared store. What it signed itself is in the folder as well.
@@ -56,7 +61,7 @@ func (d *Daemon) openLaw(ctx context.Context, p *parts) (l law, err error) {
 	if err != nil {
 		return l, err
 	}
-	l.sealer, err = audit.NewSealer(ctx, audit.SealerConfig{Log: l.log, Store: store, Retention: d.cfg.Audit.Retention, Archive: archive, Slog: d.log})
+	l.sealer, err = audit.NewSealer(ctx, audit.SealerConfig{Log: l.log, Store: store, Every: sealEvery, Retention: d.cfg.Audit.Retention, Archive: archive, Slog: d.log})
 	return l, err
 }
 

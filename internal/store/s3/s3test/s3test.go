@@ -11,6 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
 	"github.com/tartarus-sandbox/tartarus/internal/store/s3"
 )
 
@@ -102,6 +107,42 @@ func (s *Server) Restart() {
 	s.t.Helper()
 	s.cmd = exec.Command(s.cmd.Path, s.cmd.Args[1:]...)
 	s.run()
+}
+
+// client asks the server past the store, as an auditor would.
+func (s *Server) client() *awss3.Client {
+	return awss3.New(awss3.Options{
+		Region: "us-east-1", UsePathStyle: true, BaseEndpoint: aws.String(s.cfg.Endpoint),
+		Credentials: credentials.NewStaticCredentialsProvider(s.cfg.AccessKey, s.cfg.SecretKey, ""),
+	})
+}
+
+// LockedBucket makes a bucket with object lock, or skips the test where the server has none.
+func (s *Server) LockedBucket(name string) s3.Config {
+	s.t.Helper()
+	if _, err := s.client().CreateBucket(s.t.Context(), &awss3.CreateBucketInput{Bucket: aws.String(name), ObjectLockEnabledForBucket: aws.Bool(true)}); err != nil {
+		s.t.Skip("this S3 server makes no buckets with object lock: ", err)
+	}
+	c := s.Config()
+	c.Bucket = name
+	return c
+}
+
+// Locked lists the objects of a bucket with the time until which nobody can remove them, zero for those that are not locked.
+func (s *Server) Locked(bucket string) (map[string]time.Time, error) {
+	found, err := s.client().ListObjectsV2(s.t.Context(), &awss3.ListObjectsV2Input{Bucket: aws.String(bucket)})
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]time.Time{}
+	for _, o := range found.Contents {
+		r, err := s.client().GetObjectRetention(s.t.Context(), &awss3.GetObjectRetentionInput{Bucket: aws.String(bucket), Key: o.Key})
+		out[*o.Key] = time.Time{}
+		if err == nil && r.Retention != nil && r.Retention.Mode == types.ObjectLockRetentionModeCompliance && r.Retention.RetainUntilDate != nil {
+			out[*o.Key] = *r.Retention.RetainUntilDate
+		}
+	}
+	return out, nil
 }
 
 // Config is how to reach the bucket, each time under another prefix.
