@@ -39,6 +39,7 @@ type Request struct {
 	Quota        tenant.Quota      // likewise
 	Revision     int64             // of a sandbox that is there, in the registry
 	KeptMB       int64             // what the tenant's snapshots have, of Snapshot
+	Heat         themis.Heat       // how far a caller's hint may move the heat
 	Now          time.Time         // zero is the time of judging
 	Dry          bool              // only a question: nothing is taken of the quota
 	// History finds out what the tenant did before, for policies that ask. Nil knows nothing.
@@ -154,6 +155,7 @@ func New(cfg Config) (*Chain, error) {
 	amenders := []Amender{
 		minos,               // defaults
 		&Ends{cfg.Policies}, // graces, and what is kept at an end
+		&Heat{cfg.Policies}, // how far a hint reaches
 	}
 	judges := []Judge{
 		minos,                       // static limits

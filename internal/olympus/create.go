@@ -73,7 +73,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	}()
 	spec, tier = out.Request.Spec, out.Request.Tier
 	confine(&spec, &tier, out)
-	spec.Heat = string(s.heat(spec, s.pasts.arrive(spec.TemplateID, who.now)).Heat)
+	spec.Heat = string(s.heat(spec, s.pasts.arrive(spec.TemplateID, who.now), out.Request.Heat).Heat)
 	where, err := s.place(ctx, spec, tier, who)
 	if err != nil {
 		return demanded(err, out)

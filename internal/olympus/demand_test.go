@@ -88,3 +88,29 @@ func TestForkOfWhatIsTooWeakByNow(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A policy of a tenant keeps that tenant's callers from hinting their sandboxes into a hotter pool, and refuses nothing for it.
+func TestPolicyBoundsHints(t *testing.T) {
+	r := newRig(t, nil)
+	hinted := `{"templateID":"base","timeout":300,"metadata":{"tartarus.io/phlegethon":"hot"}}`
+	heatFor := func(key string) string {
+		t.Helper()
+		sb := decode[api.Sandbox](r.call(key, "POST", "/v2/sandboxes", hinted).want(201))
+		return decode[api.SandboxDetail](r.call(key, "GET", "/sandboxes/"+sb.SandboxID, "").want(200)).Heat
+	}
+	if got := heatFor("developer"); got != "hot" {
+		t.Fatalf("without a policy the hint makes it %s", got)
+	}
+	r.call("operator", "PUT", "/policies/cool", policyBody(t, "apiVersion: tartarus.io/v1\nname: cool\nscope: tenant\ntenant: default\nheat: {hottest: warm}\n", 0)).want(200)
+	if got := heatFor("developer"); got != "warm" {
+		t.Errorf("in spite of the policy it is %s", got)
+	}
+	if got := heatFor("other"); got != "hot" {
+		t.Errorf("of a tenant that the policy is not about it is %s", got)
+	}
+	p := decode[api.Placement](r.call("operator", "POST", "/placements", hinted).want(200))
+	if p.Heat != "warm" || !strings.Contains(p.HeatWhy, "a policy lets hints raise it to warm at the most") {
+		t.Errorf("explained as %+v", p)
+	}
+	r.call("operator", "PUT", "/policies/cool", policyBody(t, "apiVersion: tartarus.io/v1\nname: cool\nscope: global\nheat: {hottest: tepid}\n", 1)).want(400, "tepid")
+}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
+	"github.com/tartarus-sandbox/tartarus/internal/themis"
 )
 
 // mostPasts bounds the templates whose past is remembered, at about 100 bytes each.
@@ -80,8 +81,9 @@ func (s *Server) Returned(sb tartarus.Sandbox) {
 }
 
 // heat is how much work a sandbox is expected to make.
-func (s *Server) heat(spec tartarus.Spec, past phlegethon.Past) phlegethon.Heated {
+func (s *Server) heat(spec tartarus.Spec, past phlegethon.Past, bound themis.Heat) phlegethon.Heated {
 	return s.cfg.Heat.Of(phlegethon.Work{
 		Resources: spec.Resources, Lifetime: spec.Timeout, Past: past, Hint: phlegethon.Heat(spec.Metadata[phlegethon.MetaHeat]),
+		Bound: phlegethon.Bound{Steps: bound.Hint, Hottest: phlegethon.Heat(bound.Hottest)},
 	})
 }

@@ -61,7 +61,7 @@ func (s *Server) explainPlacement(w http.ResponseWriter, r *http.Request, who ca
 	}
 	spec, tier = verdict.Request.Spec, verdict.Request.Tier
 	confine(&spec, &tier, verdict)
-	heated := s.heat(spec, s.pasts.peek(spec.TemplateID, who.now))
+	heated := s.heat(spec, s.pasts.peek(spec.TemplateID, who.now), verdict.Request.Heat)
 	spec.Heat = string(heated.Heat)
 	out, err := s.explain(r.Context(), spec, tier, who)
 	if err != nil {

@@ -63,6 +63,31 @@ type Work struct {
 	Lifetime  time.Duration // asked for
 	Past      Past          // of its template
 	Hint      Heat          // of the caller; may be empty
+	Bound     Bound         // of the hint, by policies
+}
+
+// Bound is how far policies let a hint go.
+type Bound struct {
+	Steps   *int // it moves the heat by so many at the most, beside Thresholds.Hint; nil says nothing
+	Hottest Heat // it raises the heat to this at the most; empty is any
+}
+
+// moved is the step that a hint moves the heat to, and why no further.
+func (t Thresholds) moved(at, hint int, b Bound) (to int, why string) {
+	steps := t.Hint
+	if b.Steps != nil && *b.Steps < steps {
+		steps = max(0, *b.Steps)
+		why = fmt.Sprintf("; a policy lets hints move it by %d steps at the most", steps)
+	}
+	to = min(max(hint, at-steps), at+steps)
+	if most := slices.Index(heats, b.Hottest); most >= 0 && to > max(at, most) {
+		to = max(at, most)
+		why = fmt.Sprintf("; a policy lets hints raise it to %s at the most", b.Hottest)
+	}
+	if to == hint { // it did not need more
+		why = ""
+	}
+	return to, why
 }
 
 // Heated is a heat with its arithmetic.
@@ -116,10 +141,11 @@ func (t Thresholds) Of(w Work) Heated {
 		}
 	}
 	if hint := slices.Index(heats, w.Hint); hint >= 0 && hint != at {
-		moved := min(max(hint, at-t.Hint), at+t.Hint)
+		moved, held := t.moved(at, hint, w.Bound)
 		if moved != at {
 			out.Why += fmt.Sprintf("; the caller's hint moves it from %s to %s", heats[at], heats[moved])
 		}
+		out.Why += held
 		at = moved
 	}
 	out.Heat = heats[at]

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -334,6 +335,53 @@ func TestRoomIsWhatTheNodeSays(t *testing.T) {
 		want := some("want")
 		if room, lacks := loadWith(&n, want) <= 1, n.Lacks(want); room != (lacks == "") {
 			t.Fatalf("%+v: load %g, lacks %q", n, loadWith(&n, want), lacks)
+		}
+	})
+}
+
+// A policy bounds what a hint does, never what is known of a sandbox.
+func TestPolicyBoundsTheHint(t *testing.T) {
+	two := tartarus.Resources{VCPU: 2, MemoryMB: 512}
+	steps := func(n int) *int { return &n }
+	wide := DefaultThresholds()
+	wide.Hint = 3
+	for name, tc := range map[string]struct {
+		hint  Heat
+		bound Bound
+		want  Heat
+		says  string // in the reason
+	}{
+		"no bound":           {Inferno, Bound{}, Inferno, "moves it from warm to inferno"},
+		"no steps":           {Inferno, Bound{Steps: steps(0)}, Warm, "by 0 steps at the most"},
+		"one step":           {Inferno, Bound{Steps: steps(1)}, Hot, "by 1 steps at the most"},
+		"one step down":      {Cold, Bound{Steps: steps(1)}, Cold, "moves it from warm to cold"},
+		"no steps down":      {Cold, Bound{Steps: steps(0)}, Warm, "by 0 steps"},
+		"more than there is": {Inferno, Bound{Steps: steps(9)}, Inferno, ""},
+		"less than none":     {Inferno, Bound{Steps: steps(-1)}, Warm, "by 0 steps"},
+		"a ceiling":          {Inferno, Bound{Hottest: Hot}, Hot, "raise it to hot at the most"},
+		"a ceiling below":    {Hot, Bound{Hottest: Cold}, Warm, "raise it to cold at the most"}, // what it is anyway, it stays
+		"under a ceiling":    {Cold, Bound{Hottest: Warm}, Cold, ""},
+		"an odd ceiling":     {Inferno, Bound{Hottest: "tepid"}, Inferno, ""},
+		"both":               {Inferno, Bound{Steps: steps(2), Hottest: Hot}, Hot, "raise it to hot"},
+	} {
+		got := wide.Of(Work{Resources: two, Lifetime: 5 * time.Minute, Hint: tc.hint, Bound: tc.bound})
+		if got.Heat != tc.want || !strings.Contains(got.Why, tc.says) || tc.says == "" && strings.Contains(got.Why, "policy") {
+			t.Errorf("%s: %s, %s; want %s", name, got.Heat, got.Why, tc.want)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		work := Work{
+			Resources: tartarus.Resources{VCPU: rapid.IntRange(1, 16).Draw(t, "cpu"), MemoryMB: rapid.Int64Range(128, 1<<17).Draw(t, "memory")},
+			Lifetime:  time.Duration(rapid.IntRange(1, 7200).Draw(t, "seconds")) * time.Second,
+		}
+		plain := slices.Index(heats, DefaultThresholds().Of(work).Heat)
+		n := rapid.IntRange(0, 3).Draw(t, "steps")
+		work.Hint, work.Bound = rapid.SampledFrom(heats).Draw(t, "hint"), Bound{Steps: &n, Hottest: rapid.SampledFrom(heats).Draw(t, "hottest")}
+		limits := DefaultThresholds()
+		limits.Hint = rapid.IntRange(0, 3).Draw(t, "setting")
+		got, most := slices.Index(heats, limits.Of(work).Heat), min(n, limits.Hint)
+		if got < plain-most || got > plain+most || got > max(plain, slices.Index(heats, work.Bound.Hottest)) {
+			t.Fatalf("%+v: from %s to %s", work, heats[plain], heats[got])
 		}
 	})
 }

@@ -2,6 +2,7 @@ package themis
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -52,6 +53,7 @@ type Policy struct {
 	Rules       []Rule `yaml:"rules,omitempty" json:"rules,omitempty"`
 	Risk        *Risk  `yaml:"risk,omitempty" json:"risk,omitempty"`
 	Ends        *Ends  `yaml:"ends,omitempty" json:"ends,omitempty"`
+	Heat        *Heat  `yaml:"heat,omitempty" json:"heat,omitempty"`
 	Tests       []Case `yaml:"tests,omitempty" json:"tests,omitempty"`
 }
 
@@ -147,10 +149,10 @@ func (p Policy) validate() error {
 		return bad("template goes with scope template")
 	case len(p.Rules) > maxRules:
 		return bad("it has %d rules, at most %d are read", len(p.Rules), maxRules)
-	case len(p.Rules) == 0 && p.Risk == nil && p.Ends == nil:
+	case len(p.Rules) == 0 && p.Risk == nil && p.Ends == nil && p.Heat == nil:
 		return bad("it has no rules")
 	}
-	if err := p.Ends.validate(); err != nil {
+	if err := cmp.Or(p.Ends.validate(), p.Heat.validate()); err != nil {
 		return bad("%w", err)
 	}
 	names := map[string]bool{"risk": true}
