@@ -113,7 +113,9 @@ func openPlane(ctx context.Context, cfg ControlConfig, dir string) (p *plane, er
 		if err != nil {
 			return p, err
 		}
-		db, err := redis.Open(ctx, redis.Default(addr))
+		c := redis.Default(addr)
+		c.Timeout = answerTime // a busy machine is slow, and not to be taken for one that is gone
+		db, err := redis.Open(ctx, c)
 		if err != nil {
 			return p, err
 		}

@@ -68,7 +68,7 @@ func (r *Registry) fetch(ctx context.Context, members []string) ([]tartarus.Sand
 			pipe := c.Pipeline()
 			cmds := make([]*goredis.StringCmd, len(indices))
 			for i, at := range indices {
-				cmds[i] = pipe.HGet(ctx, shard+"sb:"+members[at][placeLen:], "body")
+				cmds[i] = pipe.HGet(ctx, shard+"sbs", members[at][placeLen:])
 			}
 			if _, err := pipe.Exec(ctx); err != nil && err != goredis.Nil {
 				return err
@@ -79,7 +79,7 @@ func (r *Registry) fetch(ctx context.Context, members []string) ([]tartarus.Sand
 					continue
 				}
 				if err == nil {
-					found[at], err = decodeSandbox(body)
+					found[at], err = unpackSandbox(body)
 				}
 				if err != nil {
 					return err
@@ -145,7 +145,7 @@ func newMerge(db *DB, q hades.Query, shards int) *merge {
 	for i := range shards {
 		shard := db.shardTag(i)
 		for _, p := range slices.Compact(phases) {
-			m.sources = append(m.sources, &source{shard: shard, key: shard + "ix:" + name + string(p)})
+			m.sources = append(m.sources, &source{shard: shard, key: shard + name + string(p)})
 		}
 	}
 	// Each shard has about its part of a page; whoever has more is asked again.

@@ -222,7 +222,7 @@ func (db *DB) registryShards(ctx context.Context) (int, error) {
 	}
 	r := v
 	if r.text(0) != layoutVersion {
-		return 0, tartarus.Errorf(tartarus.Unsupported, "redis holds a store of layout %s and this program knows %s: it was written by a newer version", r.text(0), layoutVersion)
+		return 0, tartarus.Errorf(tartarus.Unsupported, "redis holds a store of layout %s and this program knows %s: it was written by another version", r.text(0), layoutVersion)
 	}
 	n := r.number(1)
 	if n < 1 || n > 1024 {
@@ -239,4 +239,4 @@ func noAnswer(err error) error {
 var errClosed = tartarus.Errorf(tartarus.Unavailable, "store is closed")
 
 // layoutVersion is the version of the keys' meaning. A change that an older program would misread makes it grow.
-const layoutVersion = "1"
+const layoutVersion = "2"

@@ -44,18 +44,14 @@ func (r *Registry) PutSandbox(ctx context.Context, sb tartarus.Sandbox) (int64, 
 	}
 	expect := sb.Revision
 	sb.Revision++
-	body, err := json.Marshal(sb)
+	body, err := packSandbox(sb)
 	if err != nil {
-		return 0, fmt.Errorf("encode sandbox %s: %w", sb.ID, err)
-	}
-	filed, err := json.Marshal(append([]string{member(hades.ListedAt(sb), sb.ID)}, sets(sb)...))
-	if err != nil {
-		return 0, fmt.Errorf("encode sandbox %s: %w", sb.ID, err)
+		return 0, err
 	}
 	shard, err := r.shard(ctx, sb.ID)
 	var v answer
 	if err == nil {
-		v, err = r.db.run(ctx, putSandboxScript, shard, sb.ID, expect, sb.Revision, body, filed)
+		v, err = r.db.run(ctx, putSandboxScript, shard, sb.ID, expect, filed(sb), body)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("put sandbox %s: %w", sb.ID, err)
@@ -100,7 +96,12 @@ func cursor(member string) hades.Cursor {
 	return c
 }
 
-// sets are the index sets a sandbox is in: one for each way a listing may walk, of its phase.
+// filed is where a sandbox stands in the index sets: its place, its phase, and the sets, between zero bytes, which none of them holds.
+func filed(sb tartarus.Sandbox) string {
+	return strings.Join(append([]string{place(hades.ListedAt(sb)), string(sb.Phase)}, sets(sb)...), "\x00")
+}
+
+// sets are the index sets a sandbox is in: one for each way a listing may walk. Each has one for every phase.
 func sets(sb tartarus.Sandbox) []string {
 	names := []string{everySet(), tenantSet(sb.Tenant)}
 	if sb.Node != "" {
@@ -110,9 +111,6 @@ func sets(sb tartarus.Sandbox) []string {
 		names = append(names, labelSet(sb.Tenant, k, v))
 	}
 	slices.Sort(names) // the same sandbox is always filed in the same words
-	for i := range names {
-		names[i] += string(sb.Phase)
-	}
 	return names
 }
 
@@ -120,7 +118,12 @@ func everySet() string               { return "a:" }
 func tenantSet(tenant string) string { return "t:" + tenant + ":" }
 func nodeSet(node string) string     { return "n:" + node + ":" }
 func labelSet(tenant, key, value string) string {
-	return fmt.Sprintf("l:%d:%s:%d:%s:%s:", len(tenant), tenant, len(key), key, value)
+	return fmt.Sprintf("l:%d:%s:%d:%s:%s:", len(tenant), tenant, len(key), noZero(key), noZero(value))
+}
+
+// noZero writes a text without zero bytes, and different texts differently.
+func noZero(s string) string {
+	return strings.NewReplacer("\x00", "\x01\x02", "\x01", "\x01\x01").Replace(s)
 }
 
 // Sandbox implements hades.Registry.
@@ -128,26 +131,19 @@ func (r *Registry) Sandbox(ctx context.Context, tenant, id string) (tartarus.San
 	shard, err := r.shard(ctx, id)
 	var body string
 	if err == nil {
-		body, err = r.db.field(ctx, shard, "sb:"+id, "body")
+		body, err = r.db.field(ctx, shard, "sbs", id)
 	}
 	if err != nil && err != goredis.Nil {
 		return tartarus.Sandbox{}, fmt.Errorf("read sandbox %s: %w", id, err)
 	}
 	var sb tartarus.Sandbox
 	if err == nil {
-		if sb, err = decodeSandbox(body); err != nil {
+		if sb, err = unpackSandbox(body); err != nil {
 			return tartarus.Sandbox{}, err
 		}
 	}
 	if sb.ID == "" || tenant != sb.Tenant && tenant != hades.AnyTenant {
 		return tartarus.Sandbox{}, tartarus.Errorf(tartarus.NotFound, "no sandbox %s", id)
-	}
-	return sb, nil
-}
-
-func decodeSandbox(body string) (sb tartarus.Sandbox, err error) {
-	if err := json.Unmarshal([]byte(body), &sb); err != nil {
-		return tartarus.Sandbox{}, tartarus.Errorf(tartarus.Corrupt, "decode sandbox: %w", err)
 	}
 	return sb, nil
 }

@@ -51,8 +51,8 @@ var (
 	purgeScript   = load(true, "queue", "purge")
 	tickScript    = load(true, "queue", "tick")
 
-	putSandboxScript    = load(true, "put_sandbox")
-	removeSandboxScript = load(true, "remove_sandbox")
+	putSandboxScript    = load(true, "sandboxes", "put_sandbox")
+	removeSandboxScript = load(true, "sandboxes", "remove_sandbox")
 	putNodeScript       = load(true, "put_node")
 
 	putKeyScript    = load(true, "put_key")

@@ -1,9 +1,8 @@
-local P, call = KEYS[1], redis.call
-local key = P .. 'sb:' .. ARGV[1]
-local filed = call('HGET', key, 'filed')
-if filed then
-  local sets = cjson.decode(filed)
-  for i = 2, #sets do call('ZREM', P .. 'ix:' .. sets[i], sets[1]) end
-  call('DEL', key)
+local id = ARGV[1]
+local old = call('HGET', key, id)
+if old then
+  local _, was = filed_of(old)
+  file('ZREM', id, was)
+  call('HDEL', key, id)
 end
 return {'ok'}
