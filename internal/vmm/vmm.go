@@ -81,17 +81,27 @@ type Execer interface {
 
 // Differ is a Machine that can write only what changed since its last snapshot, while its guest stands still for much less time.
 type Differ interface {
-	// SnapshotDiff is Snapshot, but of the memory only what changed since the snapshot with the manifest ID base, which must be
+	// SnapshotDiff is Snapshot, but of the memory only what changed since the snapshot in the folder base, which must be
 	// the machine's last, or the one it was restored from: another is tartarus.Conflict, and a driver that was not told to track changes
-	// says tartarus.Unsupported. What it writes is restored after Merger.Merge only.
+	// says tartarus.Unsupported. What it writes is restored after Merger.Merge only. When it fails, what changed is known no more.
 	SnapshotDiff(ctx context.Context, dir, base string) error
+
+	// CanDiff reports why SnapshotDiff would not work at this moment; nil when it would. It asks nobody and takes no time.
+	CanDiff(base string) error
 }
 
 // Merger is a Driver whose machines are Differs.
 type Merger interface {
 	// Merge makes of a whole snapshot and those that build on it, in order, one whole snapshot in dir, which exists and is
-	// empty. It is what the last one stands for, and can take its place in the chain. The others are left as they were.
-	Merge(ctx context.Context, chain []string, dir string) error
+	// empty. It is what the last one stands for, and can take its place in the chain. The others are left as they were. A layer that is damaged is
+	// tartarus.Corrupt, with its name; one that does not build on the one before is tartarus.Invalid.
+	Merge(ctx context.Context, chain []Layer, dir string) error
+}
+
+// Layer is a snapshot in a chain.
+type Layer struct {
+	Name string // for errors
+	Dir  string
 }
 
 // Config describes the machine to make.

@@ -2,6 +2,7 @@ package firecracker_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,29 +17,27 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/payload"
 )
 
-// chainID is what a snapshot that builds on the one in dir names.
-func chainID(t *testing.T, dir string) string {
-	t.Helper()
-	m, err := manifest.Read(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m.Chain()
-}
-
 func (r *rig) diff(m vmm.Machine, base string) string {
 	r.Helper()
 	dir := r.TempDir()
-	if err := m.(vmm.Differ).SnapshotDiff(r.ctx, dir, chainID(r.T, base)); err != nil {
+	if err := m.(vmm.Differ).SnapshotDiff(r.ctx, dir, base); err != nil {
 		r.Fatal(err)
 	}
 	return dir
 }
 
+// layers names each snapshot by where it is in the chain.
+func layers(dirs []string) (out []vmm.Layer) {
+	for i, dir := range dirs {
+		out = append(out, vmm.Layer{Name: fmt.Sprintf("snapshot s%d", i), Dir: dir})
+	}
+	return out
+}
+
 func (r *rig) merge(chain ...string) string {
 	r.Helper()
 	dir := r.TempDir()
-	if err := r.driver.Merge(r.ctx, chain, dir); err != nil {
+	if err := r.driver.Merge(r.ctx, layers(chain), dir); err != nil {
 		r.Fatal(err)
 	}
 	return dir
@@ -95,14 +94,14 @@ func (r *rig) refusesChains(src vmm.Machine, whole, one, two string) {
 			r.Errorf("%s: %v, want %s", what, err, kind)
 		}
 	}
-	is("changes since an older snapshot", src.(vmm.Differ).SnapshotDiff(r.ctx, r.TempDir(), chainID(r.T, whole)), tartarus.Conflict)
+	is("changes since an older snapshot", src.(vmm.Differ).SnapshotDiff(r.ctx, r.TempDir(), whole), tartarus.Conflict)
 	_, err := r.driver.Restore(r.ctx, r.config("bad"), one)
 	is("restore of changes", err, tartarus.Unsupported)
 	for what, chain := range map[string][]string{
 		"a gap": {whole, two}, "no beginning": {one, two}, "twice": {whole, one, one}, "nothing": nil, "backwards": {whole, two, one},
 	} {
 		dir := r.TempDir()
-		is(what, r.driver.Merge(r.ctx, chain, dir), tartarus.Invalid)
+		is(what, r.driver.Merge(r.ctx, layers(chain), dir), tartarus.Invalid)
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			r.Errorf("%s leaves %v, %v", what, left, err)
 		}
@@ -120,7 +119,10 @@ func (r *rig) refusesChains(src vmm.Machine, whole, one, two string) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	is("damage", r.driver.Merge(r.ctx, []string{whole, spoilt}, r.TempDir()), tartarus.Corrupt)
+	err = r.driver.Merge(r.ctx, layers([]string{whole, spoilt}), r.TempDir())
+	if is("damage", err, tartarus.Corrupt); !strings.Contains(err.Error(), "layer 2 of 2, snapshot s1") {
+		r.Errorf("the damaged layer is not named: %v", err)
+	}
 }
 
 // TestDiskIsFrozenWithTheMemory writes to the disk's file as the monitor would, between a snapshot and its restore.
@@ -197,7 +199,7 @@ func TestChangesNeedTracking(t *testing.T) {
 	r := newRig(t, func(c *firecracker.Config) { c.TrackDirty = false })
 	m := r.boot("src")
 	snap := r.snapshot(m)
-	err := m.(vmm.Differ).SnapshotDiff(r.ctx, r.TempDir(), chainID(t, snap))
+	err := m.(vmm.Differ).SnapshotDiff(r.ctx, r.TempDir(), snap)
 	if !tartarus.Is(err, tartarus.Unsupported) {
 		t.Error(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
@@ -19,14 +18,14 @@ const mostLinks = 256
 var _ vmm.Merger = (*Driver)(nil)
 
 // Merge implements vmm.Merger.
-func (d *Driver) Merge(ctx context.Context, chain []string, dir string) error {
+func (d *Driver) Merge(ctx context.Context, chain []vmm.Layer, dir string) error {
 	if err := d.merge(ctx, chain, dir); err != nil {
 		return fmt.Errorf("merge snapshots: %w", err)
 	}
 	return nil
 }
 
-func (d *Driver) merge(ctx context.Context, chain []string, dir string) (err error) {
+func (d *Driver) merge(ctx context.Context, chain []vmm.Layer, dir string) (err error) {
 	links, err := openChain(chain)
 	defer func() {
 		for _, l := range links {
@@ -36,9 +35,9 @@ func (d *Driver) merge(ctx context.Context, chain []string, dir string) (err err
 	if err != nil {
 		return err
 	}
-	for _, l := range links {
+	for i, l := range links {
 		if err := d.sums.check(ctx, l.man, l.files); err != nil {
-			return err
+			return inChain(chain, i, err)
 		}
 	}
 	first, last := links[0], links[len(links)-1]
@@ -101,21 +100,26 @@ func mergeMemory(ctx context.Context, out *os.File, whole *stored, diffs []*stor
 	return nil
 }
 
+// inChain names the layer that an error is about.
+func inChain(chain []vmm.Layer, i int, err error) error {
+	return fmt.Errorf("layer %d of %d, %s: %w", i+1, len(chain), chain[i].Name, err)
+}
+
 // openChain opens snapshots that build on one another.
-func openChain(chain []string) (links []*stored, err error) {
+func openChain(chain []vmm.Layer) (links []*stored, err error) {
 	if len(chain) < 1 || len(chain) > mostLinks {
 		return nil, tartarus.Errorf(tartarus.Invalid, "a chain of %d snapshots: 1 to %d are possible", len(chain), mostLinks)
 	}
-	for i, dir := range chain {
+	for i, layer := range chain {
 		l := &stored{}
-		if l.man, err = manifest.Read(dir); err != nil {
-			return links, err
+		if l.man, err = manifest.Read(layer.Dir); err != nil {
+			return links, inChain(chain, i, err)
 		}
 		if err := l.follows(links); err != nil {
-			return links, fmt.Errorf("snapshot %d of the chain, %s: %w", i+1, filepath.Base(dir), err)
+			return links, inChain(chain, i, err)
 		}
-		if err := l.open(dir); err != nil {
-			return links, err
+		if err := l.open(layer.Dir); err != nil {
+			return links, inChain(chain, i, err)
 		}
 		links = append(links, l)
 	}

@@ -81,17 +81,24 @@ func (m *machine) SnapshotDiff(ctx context.Context, dir, base string) error {
 	return m.snapshot(ctx, dir, SnapshotCreate{Kind: SnapshotDiff}, base)
 }
 
+// CanDiff implements vmm.Differ.
+func (m *machine) CanDiff(base string) error {
+	_, err := m.canDiff(base)
+	return err
+}
+
 func (m *machine) snapshot(ctx context.Context, dir string, s SnapshotCreate, base string) error {
 	release, err := m.take(ctx)
 	if err != nil {
 		return fmt.Errorf("snapshot machine %s: %w", m.id, err)
 	}
 	defer release()
+	chain := ""
 	if s.Kind == SnapshotDiff {
-		err = m.canDiff(base)
+		chain, err = m.canDiff(base)
 	}
 	if err == nil {
-		err = m.ended(m.writeSnapshot(ctx, dir, s, base))
+		err = m.ended(m.writeSnapshot(ctx, dir, s, chain))
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot machine %s: %w", m.id, err)
@@ -99,19 +106,25 @@ func (m *machine) snapshot(ctx context.Context, dir string, s SnapshotCreate, ba
 	return nil
 }
 
-// canDiff reports whether the pages that changed are known, since base.
-func (m *machine) canDiff(base string) error {
+// canDiff reports whether the pages that changed since the snapshot in base are known, and returns its ID in the chain.
+func (m *machine) canDiff(base string) (chain string, err error) {
 	mb, _ := strconv.ParseInt(m.state.Needs["MiB of memory"], 10, 64) // as it was written
 	limit := m.api.version.diffLimitMB()
-	switch last, err := os.ReadFile(filepath.Join(m.dir, lastName)); {
-	case !m.driver.cfg.TrackDirty:
-		return tartarus.Errorf(tartarus.Unsupported, "changed pages are not tracked: configure the driver to")
-	case limit > 0 && mb > limit:
-		return tartarus.Errorf(tartarus.Unsupported, "Firecracker %s mixes up changed pages of more than %d MiB: take a full snapshot", m.api.version, limit)
-	case err != nil || base == "" || string(last) != base:
-		return tartarus.Errorf(tartarus.Conflict, "pages are known since the machine's last snapshot only, and that is not %q: take a full snapshot", base)
+	if !m.driver.cfg.TrackDirty {
+		return "", tartarus.Errorf(tartarus.Unsupported, "changed pages are not tracked: configure the driver to")
 	}
-	return nil
+	if limit > 0 && mb > limit {
+		return "", tartarus.Errorf(tartarus.Unsupported, "Firecracker %s mixes up changed pages of more than %d MiB: take a full snapshot", m.api.version, limit)
+	}
+	man, err := manifest.Read(base)
+	if err != nil {
+		return "", err
+	}
+	chain = man.Chain()
+	if last, err := os.ReadFile(filepath.Join(m.dir, lastName)); err != nil || string(last) != chain {
+		return "", tartarus.Errorf(tartarus.Conflict, "changes are known since the machine's last snapshot only, and that is not %.12s: take a full snapshot", chain)
+	}
+	return chain, nil
 }
 
 func (m *machine) writeSnapshot(ctx context.Context, dir string, s SnapshotCreate, base string) (err error) {
