@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/tartarus-sandbox/tartarus"
 )
@@ -110,16 +111,28 @@ func (s *Store) swap(e *entry, m Manifest, fresh, old string) error {
 	if err := os.Link(filepath.Join(final, "base"), filepath.Join(fresh, "base")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	if err := trade(fresh, final, old); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	e.snap.Manifest = m
+	s.mu.Unlock()
+	return syncPath(s.cfg.Dir)
+}
+
+// trade puts fresh in the place of final, in one step, so that a crash leaves the one or the other; where the file system knows no such step, in two.
+func trade(fresh, final, old string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, final, unix.RENAME_EXCHANGE)
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
 	if err := os.Rename(final, old); err != nil {
 		return err
 	}
 	if err := os.Rename(fresh, final); err != nil {
 		return errors.Join(err, os.Rename(old, final))
 	}
-	s.mu.Lock()
-	e.snap.Manifest = m
-	s.mu.Unlock()
-	return syncPath(s.cfg.Dir)
+	return nil
 }
 
 // copied reads a manifest from the object store.

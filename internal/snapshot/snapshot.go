@@ -1,7 +1,8 @@
 // Package snapshot keeps what sandboxes and templates are restored from: folders of files as a runtime wrote them, each
 // with a manifest that says what they are, for whom and on what they fit. A manifest is written last and under a temporary
-// name, so what can be opened is whole and durable; a snapshot never changes afterwards, it only becomes better known: its chunks
-// get their digests, its names may move, and a copy of it may come to stand in an object store.
+// name, so what can be opened is whole and durable; what a snapshot stands for never changes afterwards, it only becomes better known: its chunks
+// get their digests, its names may move, a copy of it may come to stand in an object store, and one that holds only the changes to another is
+// made whole.
 //
 //	<dir>/ID/manifest.json   what it is
 //	<dir>/ID/files/          the runtime's files, restored from where they are
@@ -46,6 +47,7 @@ type Meta struct {
 	Scratch  bool               `json:"scratch,omitempty"`  // for clones made at once: not synced, not listed, gone after a restart
 	Template string             `json:"template,omitempty"` // the name that the sandbox's template was asked by
 	Lifetime time.Duration      `json:"lifetime,omitempty"` // of the sandbox, as it was asked for
+	Parent   string             `json:"parent,omitempty"`   // id of the snapshot to which this one holds only the changes; that one stays as long as this
 	Extra    map[string]string  `json:"extra,omitempty"`    // the owner's own
 }
 

@@ -26,7 +26,9 @@ type Config struct {
 	Blobs Blobs  // where copies go; nil keeps everything on this machine
 	// MaxBytes bounds what the snapshots of one tenant may take on disk; 0 sets no bound.
 	MaxBytes int64
-	Log      *slog.Logger
+	// Merge makes one whole snapshot, in the empty folder dir, of a whole one and those that hold the changes to the one before. Nil: none holds changes only.
+	Merge func(ctx context.Context, runtime string, chain []Layer, dir string) error
+	Log   *slog.Logger
 }
 
 // Store keeps the snapshots of one node. All methods may be called concurrently.
@@ -47,6 +49,8 @@ type entry struct {
 	doomed   bool // removed as soon as nobody uses it
 	progress Progress
 	writing  sync.Mutex // of its manifest
+	// reading is held, shared, by who reads its files, and alone by who exchanges them.
+	reading sync.RWMutex
 }
 
 // New opens the snapshots in a folder. What was being written when an earlier process died is removed; damaged ones stay, and are named when they
@@ -78,6 +82,7 @@ func New(c Config) (*Store, error) {
 			}
 		}
 	}
+	s.holdParents()
 	return s, nil
 }
 
@@ -161,6 +166,10 @@ func (s *Store) place(m Manifest, tmp string) (Snapshot, error) {
 	if _, there := s.known[m.ID]; there {
 		return Snapshot{}, tartarus.Errorf(tartarus.Conflict, "snapshot %s exists", m.ID)
 	}
+	parent, err := s.parentOf(m)
+	if err != nil {
+		return Snapshot{}, err
+	}
 	if err := os.Rename(tmp, final); err != nil {
 		return Snapshot{}, fmt.Errorf("place snapshot %s: %w", m.ID, err)
 	}
@@ -171,6 +180,9 @@ func (s *Store) place(m Manifest, tmp string) (Snapshot, error) {
 	}
 	e := &entry{snap: Snapshot{Manifest: m, dir: final}}
 	s.known[m.ID] = e
+	if parent != nil {
+		parent.users++
+	}
 	if !m.Scratch {
 		s.want(m.ID)
 	}
@@ -232,6 +244,11 @@ func (s *Store) Open(id string) (Snapshot, error) {
 	if !ok {
 		return Snapshot{}, tartarus.Errorf(tartarus.NotFound, "snapshot %s is not on this node", id)
 	}
+	return s.look(id)
+}
+
+// look reads a snapshot that is there, whether or not it is about to go.
+func (s *Store) look(id string) (Snapshot, error) {
 	m, err := readManifest(filepath.Join(s.cfg.Dir, id), id)
 	if err != nil {
 		return Snapshot{}, err
@@ -261,7 +278,11 @@ func (s *Store) Hold(id string) (Snapshot, func(), error) {
 	}
 	e.users++
 	s.mu.Unlock()
-	release := sync.OnceFunc(func() { s.release(id, e) })
+	e.reading.RLock()
+	release := sync.OnceFunc(func() {
+		e.reading.RUnlock()
+		s.release(id, e)
+	})
 	snap, err := s.Open(id)
 	if err != nil {
 		release()
@@ -347,10 +368,15 @@ func (s *Store) unlink(id string, e *entry) error {
 		return fmt.Errorf("remove snapshot %s: %w", id, errors.Join(err, os.Remove(trash)))
 	}
 	s.mu.Lock()
-	if s.known[id] == e {
+	ours := s.known[id] == e
+	if ours {
 		delete(s.known, id)
 	}
+	parent := e.snap.Parent
 	s.mu.Unlock()
+	if ours {
+		s.letGoOf(parent)
+	}
 	if err := os.RemoveAll(trash); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}

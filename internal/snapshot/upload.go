@@ -175,10 +175,13 @@ func (s *Store) wantAll() {
 func (s *Store) complete(ctx context.Context, id string) error {
 	s.mu.Lock()
 	e, ok := s.known[id]
-	early := ok && e.snap.Kind == Sandbox && time.Since(e.snap.Created) < settleTime
+	early := ok && e.snap.Kind == Sandbox && (time.Since(e.snap.Created) < settleTime || e.users > 0)
 	s.mu.Unlock()
 	if early {
-		return nil // the next look finds it
+		return nil // the next look finds it, unless it is gone by then: its sandbox runs again
+	}
+	if err := s.Flatten(ctx, id); err != nil {
+		return err
 	}
 	s.note(id, func(p *Progress) { p.State = StateHashing })
 	snap, err := s.Hash(ctx, id)
@@ -200,6 +203,9 @@ func (s *Store) HasCopies() bool { return s.cfg.Blobs != nil }
 func (s *Store) Upload(ctx context.Context, id string) error {
 	if s.cfg.Blobs == nil {
 		return tartarus.Errorf(tartarus.Unsupported, "there is no object store")
+	}
+	if err := s.Flatten(ctx, id); err != nil {
+		return err
 	}
 	if _, err := s.Hash(ctx, id); err != nil {
 		return err
