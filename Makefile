@@ -49,7 +49,8 @@ test-host: build ## drivers, network and what is built upon them
 # Prints, for each promise of a driver, which runtime kept it; all the rest only when something fails.
 test-vm: build ## virtual machines: real monitors under their jails, with a Linux guest where the host can run one
 	@./dev-setup.sh kernel || echo "no kernel for virtual machines: what needs one is skipped" >&2
-	@log=$$(mktemp); $(GO) test -p 1 -timeout 45m -count 1 -v ./internal/vmm/firecracker ./internal/vmm/qemu >$$log 2>&1; rc=$$?; \
+	@log=$$(mktemp); $(GO) test -p 1 -timeout 45m -count 1 -v ./internal/vmm/firecracker ./internal/vmm/qemu >$$log 2>&1 && \
+	$(GO) test -timeout 15m -count 1 -v -run '^TestMicro' ./internal/hecatoncheir >>$$log 2>&1; rc=$$?; \
 	if [ $$rc = 0 ]; then grep -E '^ +vmmtest.go:[0-9]+: row |^--- SKIP|^ +[a-z_]+.go:[0-9]+: (driver|needs|test/)|^(ok|FAIL)' $$log; else cat $$log; fi; rm -f $$log; exit $$rc
 
 # Needs /dev/kvm of real hardware, root, and firecracker with jailer; where that is missing every test of it is skipped and says why.

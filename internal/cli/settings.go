@@ -333,6 +333,7 @@ var help = map[string]string{
 	"firecracker":                "program of the runtime firecracker",
 	"jailer":                     "program that jails firecracker, of the same release",
 	"pageFaultHandler":           "memory of restored Firecracker machines comes from a process beside each, which remembers what is touched first",
+	"diffSnapshots":              "a pause of a Firecracker sandbox that was paused before writes only what changed since",
 	"ioUring":                    "Firecracker's disks go through io_uring",
 	"defaultTemplate":            "template of creates that name none (default base when built, else tiny)",
 	"nodeName":                   "name of this node",

@@ -53,6 +53,9 @@ type Config struct {
 	// PageFaultHandler has a process beside each restored Firecracker machine bring its memory in, and remember what is touched first. Without it
 	// the kernel does, and clones share the pages that they only read.
 	PageFaultHandler bool `key:"pageFaultHandler" env:"TARTARUS_PAGE_FAULT_HANDLER"`
+	// DiffSnapshots has Firecracker note which pages of a restored machine change, so that its next pause writes these only. Writes of guests become slower the first time
+	// that they touch a page.
+	DiffSnapshots bool `key:"diffSnapshots" env:"TARTARUS_DIFF_SNAPSHOTS"`
 	// IOUring has Firecracker read and write disks through io_uring.
 	IOUring bool `key:"ioUring" env:"TARTARUS_IO_URING"`
 	// DefaultTemplate is what a create without a template gets. Empty means base when built, else tiny.

@@ -248,7 +248,7 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		c := d.cfg.Hypnos.config()
 		idle = &c
 	}
-	snapshots, err := d.openSnapshots(p)
+	snapshots, err := d.openSnapshots(p, drivers)
 	if err != nil {
 		return nil, err
 	}

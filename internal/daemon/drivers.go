@@ -66,6 +66,7 @@ func FirecrackerConfig(cfg Config) (c firecracker.Config) {
 	c.Firecracker, c.Jailer = firecrackerPrograms(cfg)
 	c.PageFaults.Handler = cfg.PageFaultHandler
 	c.DiskLimit, c.NetLimit = cfg.Rates.disk(), cfg.Rates.network()
+	c.TrackDirty = cfg.DiffSnapshots
 	if cfg.IOUring {
 		c.Engine = firecracker.EngineAsync
 	}

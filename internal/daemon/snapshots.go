@@ -6,19 +6,22 @@ import (
 	"strings"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
 	"github.com/tartarus-sandbox/tartarus/internal/snapshot"
 	"github.com/tartarus-sandbox/tartarus/internal/store/dir"
 	"github.com/tartarus-sandbox/tartarus/internal/store/s3"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 )
 
 // openSnapshots opens the snapshots of this node, and where copies of them go.
-func (d *Daemon) openSnapshots(p *parts) (*snapshot.Store, error) {
+func (d *Daemon) openSnapshots(p *parts, drivers []vmm.Driver) (*snapshot.Store, error) {
 	blobs, err := d.openBlobs(p)
 	if err != nil {
 		return nil, err
 	}
 	return snapshot.New(snapshot.Config{
 		Dir: filepath.Join(p.state, "snapshots"), Node: d.cfg.NodeName, Blobs: blobs, MaxBytes: d.cfg.Snapshots.MaxMB << 20, Log: d.log,
+		Merge: hecatoncheir.Merging(drivers),
 	})
 }
 

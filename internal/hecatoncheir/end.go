@@ -103,6 +103,9 @@ func (a *Agent) cleanUp(ctx context.Context, h *held) error {
 	if err == nil && saved != "" {
 		err = a.discard(ctx, saved)
 	}
+	if err == nil {
+		err = a.dropBase(ctx, h)
+	}
 	if err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", h.spec.ID, err)
 	}

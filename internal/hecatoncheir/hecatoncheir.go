@@ -143,7 +143,7 @@ func New(c Config) (*Agent, error) {
 	}
 	if c.Snapshots == nil {
 		var err error
-		if c.Snapshots, err = snapshot.New(snapshot.Config{Dir: filepath.Join(c.Dir, "snapshots"), Log: c.Log}); err != nil {
+		if c.Snapshots, err = snapshot.New(snapshot.Config{Dir: filepath.Join(c.Dir, "snapshots"), Merge: Merging(c.Drivers), Log: c.Log}); err != nil {
 			return nil, err
 		}
 	}

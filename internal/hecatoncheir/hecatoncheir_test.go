@@ -20,9 +20,13 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/fake"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/pagefault"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	pagefault.Main(nil)
+	goleak.VerifyTestMain(m)
+}
 
 // rig is a node on a host of fake machines, with the real embedded store.
 type rig struct {

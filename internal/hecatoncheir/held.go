@@ -29,6 +29,7 @@ type held struct {
 	mu      sync.Mutex
 	up      chan struct{} // closed when the start or resume under way is over, one way or the other
 	saved   string        // folder of the snapshot that is the sandbox while it is paused
+	base    *base         // what its machine was restored from, where a pause may write the changes to it only
 	sb      tartarus.Sandbox
 	lease   *acheron.Lease     // of its start
 	arrived int64              // the token of the lease under which its start was acknowledged
@@ -51,6 +52,7 @@ type record struct {
 	Slot    *network.Record  `json:"slot,omitempty"`
 	Machine *vmm.Record      `json:"machine,omitempty"`
 	Saved   string           `json:"saved,omitempty"` // id of its snapshot while paused
+	Base    string           `json:"base,omitempty"`  // id of the snapshot that its machine was restored from, while that is kept
 	Freed   int64            `json:"freed,omitempty"` // bytes of memory it held before it was put to sleep
 	// Claimed marks a sandbox that got a warm machine, written down before the machine had agreed.
 	Claimed bool `json:"claimed,omitempty"`
@@ -96,6 +98,9 @@ func (h *held) record() record {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := record{Sandbox: h.sb, Saved: h.saved, Freed: h.freed}
+	if h.base != nil {
+		r.Base = h.base.id
+	}
 	if h.slot != nil {
 		slot := h.slot.Record()
 		r.Slot = &slot

@@ -113,6 +113,9 @@ func (a *Agent) sleep(ctx context.Context, h *held) error {
 	if err := a.journal(ctx, h); err != nil {
 		return err
 	}
+	if err := a.dropBase(ctx, h); err != nil {
+		a.log.Warn("snapshot that a paused sandbox came from not removed", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err) // the next start does
+	}
 	if err := a.letGo(ctx, h); err != nil {
 		a.log.Error("paused sandbox still holds its machine", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "error", err)
 		return nil

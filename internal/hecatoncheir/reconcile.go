@@ -53,6 +53,9 @@ func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
 	close(h.up)
 	a.keep(h)
 	h.saved, h.freed = r.Saved, r.Freed
+	if r.Base != "" && r.Saved == "" && r.Sandbox.Phase == tartarus.Running { // else the sweep removes it
+		h.base = a.holdBase(r.Base)
+	}
 	h.conns.allow()
 	gone := a.takeOver(ctx, h, r)
 	if gone == nil && h.sandbox().Phase == tartarus.Paused {

@@ -179,7 +179,10 @@ func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.D
 	}
 	h.mu.Lock()
 	saved := h.saved
-	h.saved = ""
+	h.mu.Unlock()
+	kept := a.keepBase(h, saved)
+	h.mu.Lock()
+	h.saved, h.base = "", kept
 	h.mu.Unlock()
 	if first && a.arrive(ctx, h) {
 		return nil
@@ -188,9 +191,15 @@ func (a *Agent) alive(ctx context.Context, h *held, d vmm.Driver, timeout time.D
 		a.tell(h) // on its way while the journal is written; nobody is answered before both are durable
 	}
 	if err := a.journal(ctx, h); err != nil {
+		h.mu.Lock()
+		h.saved, h.base = saved, nil // it is still the sandbox
+		h.mu.Unlock()
+		if kept != nil {
+			kept.release()
+		}
 		return err
 	}
-	if saved != "" { // the journal no longer points at it
+	if saved != "" && kept == nil { // the journal no longer points at it
 		return a.discard(ctx, saved)
 	}
 	return nil

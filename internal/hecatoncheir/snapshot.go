@@ -114,7 +114,7 @@ func (a *Agent) save(ctx context.Context, h *held, m snapshot.Meta) (snapshot.Sn
 	m.Tenant, m.Sandbox, m.Template, m.Limits, m.CPU = sb.Tenant, sb.ID, sb.Template, sb.Resources, hostCPU()
 	m.Runtime, m.Version = sb.Driver, a.support[sb.Driver].Version
 	m.Base = snapshot.BaseImage{TemplateID: sb.TemplateID, BuildID: sb.BuildID, Digest: template.Digest}
-	snap, err := a.snapshots.Create(ctx, m, func(dir string) error {
+	snap, err := a.create(ctx, h, m, func(dir string) error {
 		if !m.Disk {
 			return machine.Snapshot(ctx, dir)
 		}
@@ -165,8 +165,17 @@ func (a *Agent) tryFrom(ctx context.Context, d vmm.Driver, c vmm.Config, id stri
 		return nil, false, err
 	}
 	defer release()
+	dir := snap.Dir()
+	if snap.Parent != "" {
+		merged, drop, err := a.merged(ctx, d, id)
+		if err != nil {
+			return nil, false, err
+		}
+		defer drop()
+		dir = merged
+	}
 	if !snap.Disk && !reboot {
-		m, err = d.Restore(ctx, c, snap.Dir())
+		m, err = d.Restore(ctx, c, dir)
 		return m, false, err
 	}
 	disks, ok := d.(vmm.DiskDriver)
@@ -174,28 +183,28 @@ func (a *Agent) tryFrom(ctx context.Context, d vmm.Driver, c vmm.Config, id stri
 		return nil, false, tartarus.Errorf(tartarus.Unsupported, "runtime %s cannot boot from a disk that was kept", d.Name())
 	}
 	if snap.Disk {
-		m, err = disks.BootDisk(ctx, c, snap.Dir())
+		m, err = disks.BootDisk(ctx, c, dir)
 		return m, true, err
 	}
-	m, err = a.reboot(ctx, disks, c, snap)
+	m, err = a.reboot(ctx, disks, c, id, dir)
 	return m, true, err
 }
 
-// reboot boots from the disk of a whole snapshot.
-func (a *Agent) reboot(ctx context.Context, d vmm.DiskDriver, c vmm.Config, snap snapshot.Snapshot) (m vmm.Machine, err error) {
+// reboot boots from the disk of the whole snapshot in dir.
+func (a *Agent) reboot(ctx context.Context, d vmm.DiskDriver, c vmm.Config, id, dir string) (m vmm.Machine, err error) {
 	if err := os.MkdirAll(a.extractDir(), 0o700); err != nil {
 		return nil, err
 	}
-	disk, err := os.MkdirTemp(a.extractDir(), snap.ID+"-")
+	disk, err := os.MkdirTemp(a.extractDir(), id+"-")
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if rmErr := os.RemoveAll(disk); rmErr != nil {
-			a.log.Warn("extracted disk not removed", "snapshot", snap.ID, "error", rmErr) // the next start does
+			a.log.Warn("extracted disk not removed", "snapshot", id, "error", rmErr) // the next start does
 		}
 	}()
-	if err := d.ExtractDisk(ctx, c, snap.Dir(), disk); err != nil {
+	if err := d.ExtractDisk(ctx, c, dir, disk); err != nil {
 		return nil, err
 	}
 	return d.BootDisk(ctx, c, disk)
@@ -211,6 +220,9 @@ func (a *Agent) sweepSaved(ctx context.Context) error {
 	for _, h := range a.all() {
 		h.mu.Lock()
 		wanted[h.saved], ids[h.spec.ID] = true, true
+		if h.base != nil {
+			wanted[h.base.id] = true
+		}
 		h.mu.Unlock()
 	}
 	err := errors.Join(a.snapshots.Keep(ctx, snapshot.Sandbox, wanted), os.RemoveAll(a.extractDir()))

@@ -180,7 +180,9 @@ func (s *Store) complete(ctx context.Context, id string) error {
 	if early {
 		return nil // the next look finds it, unless it is gone by then: its sandbox runs again
 	}
-	if err := s.Flatten(ctx, id); err != nil {
+	if err := s.Flatten(ctx, id); tartarus.Is(err, tartarus.Unavailable) {
+		return nil // its sandbox is coming back
+	} else if err != nil {
 		return err
 	}
 	s.note(id, func(p *Progress) { p.State = StateHashing })

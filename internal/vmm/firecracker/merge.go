@@ -36,7 +36,8 @@ func (d *Driver) merge(ctx context.Context, chain []vmm.Layer, dir string) (err 
 		return err
 	}
 	for i, l := range links {
-		if err := d.sums.check(ctx, l.man, l.files); err != nil {
+		// Read anew each time, whatever was found whole before: what is merged gets checksums of its own, which would hide damage for good.
+		if err := l.man.Verify(ctx, l.files); err != nil {
 			return inChain(chain, i, err)
 		}
 	}
