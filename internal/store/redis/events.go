@@ -15,11 +15,36 @@ type bells struct {
 	mu    sync.Mutex
 	nodes map[string][]*bell // Lease calls, in the order they came
 	jobs  map[string][]*bell // Await calls
+	ours  map[string]bool    // jobs that were enqueued here and not awaited yet, and whether their end was heard
 }
+
+// mostOurs bounds the jobs that are remembered: those that nobody awaits stay. Who finds nothing asks Redis.
+const mostOurs = 100_000
 
 type bell struct{ ch chan struct{} }
 
-func newBells() *bells { return &bells{nodes: map[string][]*bell{}, jobs: map[string][]*bell{}} }
+func newBells() *bells {
+	return &bells{nodes: map[string][]*bell{}, jobs: map[string][]*bell{}, ours: map[string]bool{}}
+}
+
+// expect remembers a job that is about to be enqueued.
+func (b *bells) expect(job string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.ours) >= mostOurs {
+		clear(b.ours)
+	}
+	b.ours[job] = false
+}
+
+// expected forgets such a job again, and says whether it was remembered and whether its end was heard meanwhile.
+func (b *bells) expected(job string) (ours, ended bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ended, ours = b.ours[job]
+	delete(b.ours, job)
+	return ours, ended
+}
 
 func (b *bells) add(m map[string][]*bell, name string) *bell {
 	w := &bell{ch: make(chan struct{}, 1)}
@@ -80,6 +105,9 @@ func (b *bells) work(node string) {
 func (b *bells) ended(job string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if _, ours := b.ours[job]; ours {
+		b.ours[job] = true
+	}
 	wakeAll(b.jobs[job])
 }
 
@@ -87,6 +115,7 @@ func (b *bells) ended(job string) {
 func (b *bells) all() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	clear(b.ours)
 	for _, m := range []map[string][]*bell{b.nodes, b.jobs} {
 		for _, waiting := range m {
 			wakeAll(waiting)

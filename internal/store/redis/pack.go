@@ -15,11 +15,14 @@ import (
 // Sandboxes are most of what the registry holds, and look much alike: compressed with what they have in common known beforehand, the usual one is a
 // third of its JSON.
 
-// packing is the first byte of a packed sandbox and says how it was packed. What is behind it never changes: a better dictionary is another
-// packing beside this one.
-const packing = 'z'
+// The first byte of a packed sandbox says how it was packed. What is behind one never changes: a better dictionary is another
+// packing beside these.
+const (
+	plain      = 'j' // JSON as it is: of what waits to be started, which is to be written again in a moment
+	compressed = 'z' // zstd with inCommon
+)
 
-// inCommon is the dictionary of that packing: zstd refers to it for whatever stands there, best at its end.
+// inCommon is the dictionary of what is compressed: zstd refers to it for whatever stands there, best at its end.
 const inCommon = `"runtime":"firecracker","runtime":"gvisor","runtime":"qemu","requestID":"","snapshotID":"","confined":"","heat":"inferno","heat":"hot","heat":"warm",` +
 	`"volumes":[{"id":"","name":"","path":"/"}],"identity":{"":{"audience":"","type":""}},"env":{"":""},"metadata":{"":""},"buildID":"",` +
 	`"allow":["0.0.0.0/0"],"deny":["0.0.0.0/0"],"dns":["1.1.1.1"],"proxy":{"address":""},"transforms":{},"maskRequestHost":"","httpsPorts":[443],` +
@@ -61,7 +64,10 @@ func packSandbox(sb tartarus.Sandbox) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode sandbox %s: %w", sb.ID, err)
 	}
-	return packer().EncodeAll(body, append(make([]byte, 0, len(body)), packing)), nil
+	if sb.Phase == tartarus.Queued {
+		return append([]byte{plain}, body...), nil
+	}
+	return packer().EncodeAll(body, append(make([]byte, 0, len(body)), compressed)), nil
 }
 
 // unpackSandbox reads what put_sandbox.lua stored.
@@ -69,10 +75,13 @@ func unpackSandbox(text string) (sb tartarus.Sandbox, err error) {
 	_, rest, _ := strings.Cut(text, "|")
 	length, rest, ok := strings.Cut(rest, "|")
 	n, err := strconv.Atoi(length)
-	if !ok || err != nil || n < 0 || n >= len(rest) || rest[n] != packing {
+	if !ok || err != nil || n < 0 || n >= len(rest) || rest[n] != plain && rest[n] != compressed {
 		return sb, tartarus.Errorf(tartarus.Corrupt, "decode sandbox: it is packed in an unknown way")
 	}
-	body, err := unpacker().DecodeAll([]byte(rest[n+1:]), nil)
+	body := []byte(rest[n+1:])
+	if rest[n] == compressed {
+		body, err = unpacker().DecodeAll(body, nil)
+	}
 	if err == nil {
 		err = json.Unmarshal(body, &sb)
 	}

@@ -32,9 +32,10 @@ func stored(t *testing.T, sb tartarus.Sandbox) string {
 }
 
 func TestPack(t *testing.T) {
-	large := usual()
+	large, queued := usual(), usual()
+	queued.Phase = tartarus.Queued
 	large.Metadata = map[string]string{"a": strings.Repeat("x", 100_000), "\x00": "\x01"}
-	for _, sb := range []tartarus.Sandbox{usual(), {}, large} {
+	for _, sb := range []tartarus.Sandbox{usual(), {}, large, queued} {
 		got, err := unpackSandbox(stored(t, sb))
 		if err != nil || !reflect.DeepEqual(got, sb) {
 			t.Errorf("got %+v, want %+v, %v", got, sb, err)

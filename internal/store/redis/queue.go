@@ -30,7 +30,11 @@ func (q *Queue) Enqueue(ctx context.Context, j acheron.Job) (acheron.Job, error)
 	if err != nil {
 		return acheron.Job{}, err
 	}
+	q.db.bells.expect(j.ID)
 	v, err := q.run(ctx, enqueueScript, j.ID, j.Tenant, j.Node, j.Key, j.Digest, j.MaxAttempts, micros(j.Deadline), body, j.Payload, q.db.cfg.MaxOpenJobs)
+	if err != nil || v.text(0) != "new" {
+		q.db.bells.expected(j.ID) // and no more
+	}
 	if err != nil {
 		return acheron.Job{}, fmt.Errorf("enqueue job %s: %w", j.ID, err)
 	}
@@ -238,11 +242,15 @@ func (q *Queue) Await(ctx context.Context, id string) (acheron.Job, error) {
 	b := q.db.bells
 	w := b.add(b.jobs, id)
 	defer b.leave(b.jobs, id, w)
-	state, err := q.state(ctx, id)
-	if err != nil {
-		return acheron.Job{}, err
+	ours, ended := b.expected(id) // then its end is heard, if it was not yet
+	if !ours {
+		state, err := q.state(ctx, id)
+		if err != nil {
+			return acheron.Job{}, err
+		}
+		ended = state.Ended()
 	}
-	for rung := state.Ended(); ; rung = true {
+	for rung := ended; ; rung = true {
 		if rung { // it is rung for when it has ended, so that one question is mostly enough
 			j, err := q.Job(ctx, id)
 			if e := ctx.Err(); e != nil {
