@@ -114,7 +114,7 @@ func many(ctx context.Context, n int, f func(i int) error) error {
 	return first
 }
 
-// placements places N sandboxes one after the other as the API does: on the nodes as the registry has them, read once a second there, with what was placed
+// placements places N sandboxes one after the other as the API does: on the nodes as the registry has them, read in the background there, with what was placed
 // since counted.
 func (p *plane) placements(ctx context.Context, cfg ControlConfig, rep *Report) ([]time.Duration, error) {
 	began := time.Now()

@@ -67,20 +67,20 @@ func (f fleetTemplates) catalog() []hades.Template {
 
 // advertised finds templates among those that live nodes have.
 type advertised struct {
-	registry hades.Registry
+	roster   *hades.Roster
 	fallback string // what the empty reference means; empty is base where a node has it, else tiny
 }
 
 // all lists what live nodes have, one version each however many nodes have it, the newest first.
-func (a advertised) all(ctx context.Context) ([]hades.Template, error) {
-	nodes, err := a.registry.Nodes(ctx)
+func (a advertised) all(ctx context.Context, ask func(context.Context, time.Time) (hades.List, error)) ([]hades.Template, error) {
+	now := time.Now()
+	list, err := ask(ctx, now)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
 	seen := map[string]bool{}
 	var out []hades.Template
-	for _, n := range nodes {
+	for _, n := range list.Nodes {
 		if !n.Live(now) {
 			continue
 		}
@@ -97,30 +97,49 @@ func (a advertised) all(ctx context.Context) ([]hades.Template, error) {
 	return out, nil
 }
 
+// first finds the first template that is meant. That there is none is only said of a list that is new.
+func (a advertised) first(ctx context.Context, meant func([]hades.Template) int) (t hades.Template, found bool, err error) {
+	for _, ask := range []func(context.Context, time.Time) (hades.List, error){a.roster.List, a.roster.Fresh} {
+		all, err := a.all(ctx, ask)
+		if err != nil {
+			return t, false, err
+		}
+		if i := meant(all); i >= 0 {
+			return all[i], true, nil
+		}
+	}
+	return t, false, nil
+}
+
 // Resolve implements olympus.Templates.
 func (a advertised) Resolve(ctx context.Context, _, ref string) (olympus.Template, error) {
-	all, err := a.all(ctx)
-	if err != nil {
-		return olympus.Template{}, err
-	}
 	refs := meant(ref, a.fallback)
-	for _, ref := range refs {
-		name, tag, err := image.SplitRef(ref)
-		if err != nil {
+	names, tags := make([]string, len(refs)), make([]string, len(refs))
+	for i, ref := range refs {
+		var err error
+		if names[i], tags[i], err = image.SplitRef(ref); err != nil {
 			return olympus.Template{}, err
 		}
-		for _, t := range all {
-			if (t.Name == name || t.ID == name) && slices.Contains(t.Tags, tag) {
-				return forFleet(t), nil
+	}
+	t, found, err := a.first(ctx, func(all []hades.Template) int {
+		for i := range refs { // the first reference that anything stands for
+			if at := slices.IndexFunc(all, func(t hades.Template) bool {
+				return (t.Name == names[i] || t.ID == names[i]) && slices.Contains(t.Tags, tags[i])
+			}); at >= 0 {
+				return at
 			}
 		}
+		return -1
+	})
+	if err == nil && !found {
+		err = tartarus.Errorf(tartarus.NotFound, "no node has a template %q", strings.Join(refs, " or "))
 	}
-	return olympus.Template{}, tartarus.Errorf(tartarus.NotFound, "no node has a template %q", strings.Join(refs, " or "))
+	return forFleet(t), err
 }
 
 // List implements olympus.Templates.
 func (a advertised) List(ctx context.Context, _ string) ([]olympus.Template, error) {
-	all, err := a.all(ctx)
+	all, err := a.all(ctx, a.roster.List)
 	out := make([]olympus.Template, 0, len(all))
 	for _, t := range all {
 		if slices.Contains(t.Tags, image.DefaultTag) && !slices.ContainsFunc(out, func(o olympus.Template) bool { return o.ID == t.ID }) {
@@ -132,15 +151,13 @@ func (a advertised) List(ctx context.Context, _ string) ([]olympus.Template, err
 
 // Version implements olympus.Templates.
 func (a advertised) Version(ctx context.Context, id, build string) (olympus.Template, error) {
-	all, err := a.all(ctx)
-	if err != nil {
-		return olympus.Template{}, err
+	t, found, err := a.first(ctx, func(all []hades.Template) int {
+		return slices.IndexFunc(all, func(t hades.Template) bool { return t.ID == id && t.Build == build })
+	})
+	if err == nil && !found {
+		err = tartarus.Errorf(tartarus.NotFound, "no node has the version %s of template %s", build, id)
 	}
-	i := slices.IndexFunc(all, func(t hades.Template) bool { return t.ID == id && t.Build == build })
-	if i < 0 {
-		return olympus.Template{}, tartarus.Errorf(tartarus.NotFound, "no node has the version %s of template %s", build, id)
-	}
-	return forFleet(all[i]), nil
+	return forFleet(t), err
 }
 
 func forFleet(t hades.Template) olympus.Template {

@@ -274,11 +274,12 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 	var fleet olympus.Fleet = localFleet{name: d.cfg.NodeName, node: p.agent}
 	var known olympus.Templates = p.templates
 	var joins olympus.Joins
+	roster := hades.NewRoster(p.kept.registry)
 	if d.cfg.Part == Control {
 		if p.hub, err = d.openHub(p); err != nil {
 			return err
 		}
-		fleet, known, joins = p.hub, advertised{registry: p.kept.registry, fallback: d.cfg.DefaultTemplate}, p.hub
+		fleet, known, joins = p.hub, advertised{roster: roster, fallback: d.cfg.DefaultTemplate}, p.hub
 	}
 	if p.law, err = d.openLaw(ctx, p); err != nil {
 		return err
@@ -305,7 +306,7 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 	p.api, err = olympus.New(olympus.Config{
 		Metrics: p.metrics.Handler(), Heat: d.cfg.Heat.thresholds(),
 		Audit: p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf, Policies: p.kept.policies, Themis: p.law.themis, Quotas: quotas, Strikes: d.strikeCount(p),
-		Registry: p.kept.registry, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
+		Registry: p.kept.registry, Roster: roster, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
 		People: people, Signers: signers, Secrets: p.secrets, Volumes: p.volumes, Identity: p.identity, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,
 	})

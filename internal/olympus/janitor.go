@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
@@ -13,8 +15,15 @@ import (
 // sweepEvery is the janitor's rhythm. What it removes is hours old; what it mends, minutes, or a node's silence where that counts sooner.
 const sweepEvery = time.Minute
 
-// Run keeps the registry and the queue free of what is over until ctx ends. Several replicas may do it at once.
+// Run keeps the list of nodes new, and the registry and the queue free of what is over, until ctx ends. Several replicas may do it at once.
 func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.roster.Run(ctx) })
+	g.Go(func() error { return s.sweeps(ctx) })
+	return g.Wait()
+}
+
+func (s *Server) sweeps(ctx context.Context) error {
 	every := min(sweepEvery, s.cfg.NodeLost)
 	for {
 		// Spread out, so that replicas started together do not sweep together.

@@ -74,7 +74,7 @@ func (s *Server) cordon(ctx context.Context, node string, on bool) error {
 	if err := s.cfg.Marks.Cordon(ctx, node, on); err != nil {
 		return err
 	}
-	s.placer.forget()
+	s.roster.Forget()
 	return nil
 }
 
@@ -124,7 +124,7 @@ func (s *Server) labelNode(w http.ResponseWriter, r *http.Request, _ caller) err
 	if err := s.cfg.Marks.Label(r.Context(), n.Name, set, remove); err != nil {
 		return err
 	}
-	s.placer.forget()
+	s.roster.Forget()
 	noContent(w)
 	return nil
 }

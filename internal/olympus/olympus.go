@@ -30,6 +30,7 @@ import (
 // Config says what the API works on. Everything without a default is needed.
 type Config struct {
 	Registry  hades.Registry
+	Roster    *hades.Roster // of Registry, where others look at it too; nil makes one
 	Queue     acheron.Queue
 	Keys      tenant.Store
 	Fleet     Fleet
@@ -120,6 +121,9 @@ func (c *Config) setDefaults() error {
 	if c.Burst <= 0 {
 		c.Burst = 1000
 	}
+	if c.Roster == nil {
+		c.Roster = hades.NewRoster(c.Registry)
+	}
 	if c.Changed == nil {
 		c.Changed = func(tartarus.Sandbox) {}
 	}
@@ -133,6 +137,7 @@ type Server struct {
 	gate      *gate
 	tenants   *tenants
 	usage     *tenant.Usage // nil without a shelf
+	roster    *hades.Roster
 	placer    *placer
 	pasts     pasts
 	templates *templateCache
@@ -149,7 +154,8 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:       cfg,
 		log:       cfg.Log,
-		placer:    newPlacer(cfg.Registry),
+		roster:    cfg.Roster,
+		placer:    newPlacer(cfg.Roster),
 		templates: newTemplateCache(cfg.Templates),
 		totals:    newTotals(cfg.Registry),
 		recorder:  newRecorder(cfg.Audit),

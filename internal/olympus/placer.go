@@ -12,37 +12,43 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
 )
 
-// nodesTTL is how old the list of nodes may be that sandboxes are placed by: a fifth of a heartbeat, so that it is hardly older than
-// what the nodes last said.
-const nodesTTL = time.Second
-
-// placer keeps a recent list of the nodes, with what this replica has placed on them since added.
+// placer places on the list of nodes at hand, with what this replica has placed on them since added. Nobody waits for a newer list: it is read and
+// sorted in the background.
 type placer struct {
-	registry hades.Registry
+	roster *hades.Roster
 
-	mu      sync.Mutex
-	fleet   *phlegethon.Fleet // nil until it was read once
-	fetched time.Time
-	placed  []placed // lately, oldest first
-	loading bool     // somebody is on the way for a newer list
-	rnd     *rand.Rand
+	mu     sync.Mutex
+	fleet  *phlegethon.Fleet // nil until there was a list
+	placed []placed          // lately, oldest first
+	rnd    *rand.Rand
 }
 
-func newPlacer(registry hades.Registry) *placer {
-	return &placer{registry: registry, rnd: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+func newPlacer(roster *hades.Roster) *placer {
+	p := &placer{roster: roster, rnd: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+	roster.Tell(p.adopt)
+	return p
+}
+
+// adopt goes over to a newer list.
+func (p *placer) adopt(list hades.List) {
+	fleet := phlegethon.NewFleet(slices.Clone(list.Nodes)) // what is placed is written into it
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fleet = fleet
+	p.again(list.Read)
 }
 
 // place finds a node. A refusal is only given on a list that is new.
 func (p *placer) place(ctx context.Context, want phlegethon.Want, now time.Time) (phlegethon.Placement, error) {
-	fresh, err := p.refresh(ctx, nodesTTL, now)
+	list, err := p.roster.List(ctx, now)
 	if err != nil {
 		return phlegethon.Placement{}, err
 	}
 	got, err := p.pick(want, now)
-	if err == nil || fresh {
+	if err == nil || !list.Read.Before(now) {
 		return got, err
 	}
-	if _, err := p.refresh(ctx, 0, now); err != nil {
+	if _, err := p.roster.Fresh(ctx, now); err != nil {
 		return phlegethon.Placement{}, err
 	}
 	return p.pick(want, now)
@@ -61,7 +67,7 @@ func (p *placer) pick(want phlegethon.Want, now time.Time) (phlegethon.Placement
 
 // explain finds a node, says what was compared, and takes nothing.
 func (p *placer) explain(ctx context.Context, want phlegethon.Want, now time.Time) (phlegethon.Placement, []phlegethon.Candidate, error) {
-	if _, err := p.refresh(ctx, 0, now); err != nil {
+	if _, err := p.roster.Fresh(ctx, now); err != nil {
 		return phlegethon.Placement{}, nil, err
 	}
 	p.mu.Lock()
@@ -69,37 +75,9 @@ func (p *placer) explain(ctx context.Context, want phlegethon.Want, now time.Tim
 	return p.fleet.Explain(want, now, p.rnd)
 }
 
-// refresh reads the list again if it is older than age and reports whether it did. While one caller reads, others go on with what there is;
-// where the store fails, the old list serves, and its leases run out by themselves.
-func (p *placer) refresh(ctx context.Context, age time.Duration, now time.Time) (fresh bool, err error) {
-	p.mu.Lock()
-	first := p.fleet == nil
-	if now.Sub(p.fetched) < age && !first || p.loading && !first && age > 0 {
-		p.mu.Unlock()
-		return false, nil
-	}
-	p.loading = true
-	p.mu.Unlock()
-
-	nodes, err := p.registry.Nodes(ctx)
-
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.loading = false
-	if err != nil {
-		if first {
-			return false, err
-		}
-		return false, nil
-	}
-	p.fleet, p.fetched = phlegethon.NewFleet(nodes), now
-	p.again(now)
-	return true, nil
-}
-
 // cordoned reports whether a node is known to take nothing new, though it lives.
 func (p *placer) cordoned(ctx context.Context, node string, now time.Time) bool {
-	if _, err := p.refresh(ctx, nodesTTL, now); err != nil {
+	if _, err := p.roster.List(ctx, now); err != nil {
 		return false
 	}
 	p.mu.Lock()
@@ -108,22 +86,15 @@ func (p *placer) cordoned(ctx context.Context, node string, now time.Time) bool 
 	return known && n.Cordoned && n.Live(now)
 }
 
-// forget makes the next placement read the list anew: an operator has just decided something about a node.
-func (p *placer) forget() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.fetched = time.Time{}
-}
-
 // check reports whether the store answers and a node lives.
 func (p *placer) check(ctx context.Context, within time.Duration, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	nodes, err := p.registry.Nodes(ctx)
+	list, err := p.roster.Check(ctx, now)
 	if err != nil {
 		return &tartarus.Error{Kind: tartarus.Unavailable, Message: "the store does not answer", Err: err}
 	}
-	for _, n := range nodes {
+	for _, n := range list.Nodes {
 		if n.Live(now) {
 			return nil
 		}

@@ -26,7 +26,7 @@ func (s silent) Nodes(context.Context) ([]hades.Node, error) {
 // What was placed counts until its node can have spoken of it, however often the list of nodes is read in between.
 func TestPlacementsAreRememberedUntilHeard(t *testing.T) {
 	start := time.Now()
-	p := newPlacer(silent{now: start})
+	p := newPlacer(hades.NewRoster(silent{now: start}))
 	want := phlegethon.Want{Resources: tartarus.Resources{VCPU: 1}}
 	full := func(at time.Duration) bool {
 		t.Helper()

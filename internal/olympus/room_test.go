@@ -12,6 +12,7 @@ import (
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/hecatoncheir"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/olympus/olympustest"
@@ -192,4 +193,46 @@ func TestRefusedRoomUnderAKey(t *testing.T) {
 		}
 	}
 	c.bounded()
+}
+
+// stuck is a registry whose list of nodes can be read once; then it hangs.
+type stuck struct {
+	hades.Registry
+	reads chan struct{} // filled with what may be read
+	tried chan struct{}
+}
+
+func (s *stuck) Nodes(ctx context.Context) ([]hades.Node, error) {
+	select {
+	case s.tried <- struct{}{}:
+	default:
+	}
+	select {
+	case <-s.reads:
+		return s.Registry.Nodes(ctx)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// A create does not wait for the list of nodes while there is one, however long it takes to read a newer one.
+func TestCreatesDoNotWaitForNodes(t *testing.T) {
+	s := &stuck{reads: make(chan struct{}, 2), tried: make(chan struct{}, 1)}
+	r := newRig(t, func(c *olympus.Config, _ *olympustest.Node) {
+		s.Registry = c.Registry
+		c.Registry = s
+	})
+	s.reads <- struct{}{}
+	r.create(`{"templateID":"base"}`)
+	<-s.tried
+	time.Sleep(hades.RosterEvery + 50*time.Millisecond)
+	for range 3 {
+		r.create(`{"templateID":"base"}`)
+	}
+	select {
+	case <-s.tried:
+	default:
+		t.Error("nobody tried to read a newer list")
+	}
+	s.reads <- struct{}{} // the read ends before the store is closed
 }

@@ -49,18 +49,18 @@ const asksAtOnce = 32
 // snapshots asks all nodes, which alone know what they have, and the object store through them. A node that does not answer is left out: what
 // it has cannot be used meanwhile. The newest come first.
 func (s *Server) snapshots(ctx context.Context, q tartarus.SnapshotQuery) ([]found, error) {
-	nodes, err := s.cfg.Registry.Nodes(ctx)
+	now := time.Now()
+	list, err := s.roster.List(ctx, now)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
 	var (
 		mu  sync.Mutex
 		all = map[string]*found{}
 		g   errgroup.Group
 	)
 	g.SetLimit(asksAtOnce)
-	for _, n := range nodes {
+	for _, n := range list.Nodes {
 		if !n.Live(now) {
 			continue
 		}
@@ -371,11 +371,11 @@ func (s *Server) deleteTemplate(w http.ResponseWriter, r *http.Request, who call
 func (s *Server) removeSnapshot(ctx context.Context, snap found) error {
 	names := snap.nodes
 	if len(names) == 0 {
-		nodes, err := s.cfg.Registry.Nodes(ctx)
+		list, err := s.roster.List(ctx, time.Now())
 		if err != nil {
 			return err
 		}
-		for _, n := range nodes {
+		for _, n := range list.Nodes {
 			if n.Live(time.Now()) && len(names) == 0 {
 				names = append(names, n.Name)
 			}
