@@ -12,6 +12,15 @@ type Quarantine struct {
 	Reason string    `json:"reason"`
 	// Snapshot is the forensic one: memory, processes and disk as they were when it was frozen. Empty when it could not be taken.
 	Snapshot string `json:"snapshot,omitempty"`
+	// Paused says that it slept already: nothing of it runs, and Snapshot is what it sleeps as. Was is why it slept, and why it will again when it is
+	// released.
+	Paused bool   `json:"paused,omitempty"`
+	Was    Reason `json:"was,omitempty"`
+}
+
+// AtRest reports whether nothing of a sandbox runs though it has not ended: it is a snapshot.
+func (s *Sandbox) AtRest() bool {
+	return s.Phase == Paused || s.Phase == Quarantined && s.Quarantine != nil && s.Quarantine.Paused
 }
 
 // Evidence is what was found in a sandbox when it was put into quarantine. What Guest says comes out of the sandbox itself and is as

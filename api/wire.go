@@ -278,6 +278,7 @@ type Quarantined struct {
 	By         string    `json:"by,omitempty"` // id of the key that asked for it
 	Reason     string    `json:"reason,omitempty"`
 	Snapshot   string    `json:"snapshot,omitempty"`
+	Paused     bool      `json:"paused,omitempty"` // it slept already, and sleeps on when it is released
 }
 
 // Termination is how far the end of a sandbox has come.

@@ -20,7 +20,8 @@ func quarantineCommand(e *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "quarantine",
 		Short: "Cut sandboxes off, freeze them, and look at what they did",
-		Long: `Cut a running sandbox off from everything, have it show what goes on in it, freeze it, and keep all that as evidence. It needs an operator's key.
+		Long: `Cut a running sandbox off from everything, have it show what goes on in it, freeze it, and keep all that as evidence. A paused one is held
+as it is: nothing of it runs. It needs an operator's key.
 A sandbox in quarantine does not run out of time. It is released by another operator than the one who put it there, or destroyed; its evidence stays.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -33,7 +34,7 @@ A sandbox in quarantine does not run out of time. It is released by another oper
 func quarantineAddCommand(e *Env) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use: "add ID --reason TEXT", Short: "Put a running sandbox into quarantine", Args: cobra.ExactArgs(1),
+		Use: "add ID --reason TEXT", Short: "Put a running or paused sandbox into quarantine", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.withClient(func(cl *client.Client) error {
 				q, err := cl.Quarantine(cmd.Context(), args[0], reason)

@@ -25,26 +25,24 @@ const (
 )
 
 // Quarantine cuts a running sandbox off, has it show what goes on in it, freezes it, and keeps what it is as evidence. It is cut off before anything
-// else, and frozen whatever fails after that. Its time does not run out meanwhile.
+// else, and frozen whatever fails after that. One that sleeps stays as it is: nothing of it runs for this. Its time does not run out meanwhile.
 func (a *Agent) Quarantine(ctx context.Context, id string, q tartarus.Quarantine) (tartarus.Sandbox, error) {
 	h, err := a.find(id)
 	if err != nil {
 		return tartarus.Sandbox{}, err
 	}
-	if h.asleep() { // it shows what goes on in it only while it runs
-		if h, err = a.awake(ctx, id); err != nil {
-			return tartarus.Sandbox{}, err
-		}
-	}
-	h.op.Lock()
+	h.op.Lock() // a pause or resume under way is over then
 	defer h.op.Unlock()
 	if h.pending() != nil {
 		return h.sandbox(), tartarus.Errorf(tartarus.Conflict, "sandbox %s is being terminated", id)
 	}
 	q.Since = time.Now()
+	if h.sandbox().Phase == tartarus.Paused {
+		return a.seize(ctx, h, q)
+	}
 	if _, err := h.change(func(sb *tartarus.Sandbox) error {
 		if sb.Phase != tartarus.Running {
-			return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s: only one that runs can be put into quarantine", id, sb.Phase)
+			return tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s: only one that runs or is paused can be put into quarantine", id, sb.Phase)
 		}
 		sb.Quarantine = &q
 		return sb.Transition(tartarus.Quarantined, tartarus.ReasonPolicy, q.Reason)
@@ -70,6 +68,51 @@ func (a *Agent) Quarantine(ctx context.Context, id string, q tartarus.Quarantine
 	err = errors.Join(a.writeEvidence(id, e), a.journal(work, h))
 	a.told(ctx, h)
 	a.log.Warn("sandbox quarantined", "sandbox", id, "tenant", h.spec.Tenant, "by", q.By, "reason", q.Reason, "notes", e.Notes)
+	return h.sandbox(), err
+}
+
+// seize puts a sandbox into quarantine that sleeps. Its snapshot is what it is, so that nothing has to be taken of it, and nothing of it runs.
+func (a *Agent) seize(ctx context.Context, h *held, q tartarus.Quarantine) (tartarus.Sandbox, error) {
+	h.mu.Lock()
+	q.Snapshot = h.saved
+	h.mu.Unlock()
+	was, err := h.change(func(sb *tartarus.Sandbox) error {
+		q.Paused, q.Was, sb.Quarantine = true, sb.Reason, &q
+		return sb.Transition(tartarus.Quarantined, tartarus.ReasonPolicy, q.Reason)
+	})
+	if err != nil {
+		return was, err
+	}
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	e := tartarus.Evidence{TakenAt: q.Since, Sandbox: exhibit(h.sandbox()), Notes: []string{"it was paused: nothing of it ran for this, so that its guest shows nothing; an inspection looks at its disk"}}
+	err = errors.Join(a.journal(work, h), a.writeEvidence(h.spec.ID, e))
+	a.told(ctx, h)
+	a.log.Warn("paused sandbox quarantined", "sandbox", h.spec.ID, "tenant", h.spec.Tenant, "by", q.By, "reason", q.Reason)
+	return h.sandbox(), err
+}
+
+// letSleep ends the quarantine of a sandbox that slept: it sleeps on.
+func (a *Agent) letSleep(ctx context.Context, h *held) (tartarus.Sandbox, error) {
+	if sb, err := h.change(func(sb *tartarus.Sandbox) error {
+		if !sb.Deadline.IsZero() {
+			sb.Deadline = sb.Deadline.Add(time.Since(sb.Quarantine.Since))
+		}
+		was := sb.Quarantine.Was
+		sb.Quarantine, sb.Message = nil, ""
+		if err := sb.Transition(tartarus.Paused, "", ""); err != nil {
+			return err
+		}
+		sb.Reason = was
+		return nil
+	}); err != nil {
+		return sb, err
+	}
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	err := a.journal(work, h)
+	a.rewind()
+	a.told(ctx, h)
 	return h.sandbox(), err
 }
 
@@ -191,6 +234,9 @@ func (a *Agent) Release(ctx context.Context, id string) (tartarus.Sandbox, error
 	was := h.sandbox()
 	if was.Phase != tartarus.Quarantined || was.Quarantine == nil {
 		return was, tartarus.Errorf(tartarus.Conflict, "sandbox %s is %s, not quarantined", id, was.Phase)
+	}
+	if was.AtRest() {
+		return a.letSleep(ctx, h)
 	}
 	rules, err := rulesOf(h.spec, was.Network)
 	if err != nil {

@@ -58,7 +58,7 @@ func (a *Agent) resume(ctx context.Context, id string, body []byte) error {
 	}
 	h.conns.allow()
 	gone := a.takeOver(ctx, h, r)
-	if gone == nil && h.sandbox().Phase == tartarus.Paused {
+	if now := h.sandbox(); gone == nil && now.AtRest() {
 		return nil
 	}
 	if gone == nil {
@@ -108,7 +108,7 @@ func (a *Agent) takeOver(ctx context.Context, h *held, r record) error {
 		h.slot = slot
 		h.mu.Unlock()
 	}
-	if r.Sandbox.Phase == tartarus.Paused || r.Saved != "" {
+	if r.Sandbox.AtRest() || r.Saved != "" {
 		return a.stayPaused(ctx, h, r)
 	}
 	if r.Machine == nil {
@@ -162,7 +162,12 @@ func (a *Agent) stayPaused(ctx context.Context, h *held, r record) error {
 	if err := a.letGo(ctx, h); err != nil {
 		return err
 	}
-	_, _ = h.change(func(sb *tartarus.Sandbox) error { sb.Phase = tartarus.Paused; return nil })
+	_, _ = h.change(func(sb *tartarus.Sandbox) error {
+		if !sb.AtRest() {
+			sb.Phase = tartarus.Paused
+		}
+		return nil
+	})
 	if err := a.journal(ctx, h); err != nil {
 		return err
 	}

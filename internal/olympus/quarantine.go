@@ -14,9 +14,10 @@ import (
 
 // Quarantiner is a Node that can cut sandboxes off and freeze them.
 type Quarantiner interface {
-	// Quarantine cuts a running sandbox off, freezes it and keeps evidence. One that does not run is tartarus.Conflict.
+	// Quarantine cuts a running sandbox off, freezes it and keeps evidence. One that is paused is held as it is, and nothing of it runs. One that is
+	// neither is tartarus.Conflict.
 	Quarantine(ctx context.Context, id string, q tartarus.Quarantine) (tartarus.Sandbox, error)
-	// Release lets it go on. One that is not in quarantine is tartarus.Conflict.
+	// Release lets it go on: one that was paused sleeps on. One that is not in quarantine is tartarus.Conflict.
 	Release(ctx context.Context, id string) (tartarus.Sandbox, error)
 	// Evidence returns what was found, also after the sandbox has gone; none is tartarus.NotFound.
 	Evidence(ctx context.Context, id string) (tartarus.Evidence, error)
@@ -78,7 +79,7 @@ func (s *Server) quarantiner(r *http.Request, sb tartarus.Sandbox) (Quarantiner,
 	return q, nil
 }
 
-// quarantine cuts a running sandbox off and freezes it.
+// quarantine cuts a running sandbox off and freezes it, or holds one that is paused.
 func (s *Server) quarantine(w http.ResponseWriter, r *http.Request, who caller) error {
 	reason, err := readReason(w, r)
 	if err != nil {
@@ -221,7 +222,7 @@ func (s *Server) destroy(w http.ResponseWriter, r *http.Request, _ caller) error
 func answerQuarantined(sb tartarus.Sandbox) api.Quarantined {
 	out := api.Quarantined{SandboxID: sb.ID, Tenant: sb.Tenant, TemplateID: sb.TemplateID, Alias: sb.Template, Node: sb.Node, Phase: string(sb.Phase)}
 	if q := sb.Quarantine; q != nil {
-		out.Since, out.By, out.Reason, out.Snapshot = q.Since.UTC(), q.By, q.Reason, q.Snapshot
+		out.Since, out.By, out.Reason, out.Snapshot, out.Paused = q.Since.UTC(), q.By, q.Reason, q.Snapshot, q.Paused
 	}
 	return out
 }

@@ -174,7 +174,7 @@ func (b *book) agree(found map[string]tartarus.Sandbox, now time.Time) {
 		}
 		h := hold{
 			VCPU: int64(sb.Resources.VCPU), MemoryMB: sb.Resources.MemoryMB, DiskMB: sb.Resources.DiskMB,
-			Awake: sb.Phase != tartarus.Paused, Asleep: sb.Phase == tartarus.Paused || sb.Phase == tartarus.Pausing, Queued: sb.Phase == tartarus.Queued,
+			Awake: !sb.AtRest(), Asleep: sb.AtRest() || sb.Phase == tartarus.Pausing, Queued: sb.Phase == tartarus.Queued,
 		}
 		if sb.DiskOnly && h.Asleep && !h.Awake {
 			h.MemoryMB = 0

@@ -3,6 +3,8 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -86,6 +88,69 @@ func TestQuarantine(t *testing.T) {
 	}
 	if out, code := s.cli("quarantine", "show", id); code != 0 || !strings.Contains(out, "/tmp/dropped") {
 		t.Errorf("evidence after the end: %d\n%s", code, out)
+	}
+}
+
+// A paused sandbox is held without running it: nobody can resume, clone or end it, its disk can be looked at, and released it comes back as it was.
+func TestQuarantineOfAPausedSandbox(t *testing.T) {
+	s := newServer(t)
+	id := s.create().SandboxID
+	s.sh(id, `echo '#!/bin/sh' > /tmp/dropped; chmod 4755 /tmp/dropped; echo kept > /home/user/kept`)
+	s.background(id, "echo up; while true; do date >> /home/user/ticks; sleep 0.2; done")
+	if out, code := s.cli("pause", id); code != 0 {
+		t.Fatalf("pause: %s", out)
+	}
+	if out, code := s.cli("quarantine", "add", id, "--reason", "its image was found to be bad"); code != 0 {
+		t.Fatalf("add: %d\n%s", code, out)
+	}
+	refused := func() {
+		t.Helper()
+		for _, args := range [][]string{{"resume", id}, {"fork", id}, {"kill", id}, {"snapshot", "create", id}} {
+			if out, code := s.cli(args...); code == 0 || !strings.Contains(out, "quarantine") {
+				t.Errorf("%v in quarantine: %d %s", args, code, out)
+			}
+		}
+		if out, code := s.cli("exec", id, "--", "true"); code == 0 {
+			t.Errorf("a command ran in quarantine: %s", out)
+		}
+	}
+	refused()
+	if out, code := s.cli("quarantine", "show", id); code != 0 || !strings.Contains(out, "it was paused") || !strings.Contains(out, "found to be bad") {
+		t.Errorf("show: %d\n%s", code, out)
+	}
+	var seen tartarus.Inspection
+	if out, code := s.cli("quarantine", "inspect", id, "--json"); code != 0 || json.Unmarshal([]byte(out), &seen) != nil {
+		t.Fatalf("inspect: %d\n%s", code, out)
+	}
+	if !slices.ContainsFunc(seen.Files, func(f tartarus.GuestFile) bool { return f.Path == "/tmp/dropped" && f.Setuid && len(f.SHA256) == 64 }) {
+		t.Errorf("a new machine sees %+v", seen.Files)
+	}
+	// A killed server changes nothing about it.
+	s.kill()
+	s.start()
+	refused()
+	if out, code := s.cli("quarantine", "release", id, "--reason", "I changed my mind"); code == 0 {
+		t.Errorf("released by the one who put it there: %s", out)
+	}
+	second, err := s.CreateKey(t.Context(), api.NewKey{Name: "second", Role: "operator"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(second.Key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := s.cli("--api-key-file", file, "quarantine", "release", id, "--reason", "the image is good after all"); code != 0 {
+		t.Fatalf("release: %d %s", code, out)
+	}
+	if sb, err := s.Get(t.Context(), id); err != nil || sb.State != "paused" {
+		t.Fatalf("released it is %+v, %v", sb, err)
+	}
+	if out, code := s.cli("resume", id); code != 0 {
+		t.Fatalf("resume: %s", out)
+	}
+	if got := s.sh(id, "cat /home/user/kept; test $(wc -l < /home/user/ticks) -gt 0 && echo ticks"); got != "kept\nticks" {
+		t.Errorf("it came back with %q", got)
 	}
 }
 

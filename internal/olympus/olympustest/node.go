@@ -154,7 +154,10 @@ func (n *Node) Pause(ctx context.Context, id string, how tartarus.PauseHow) (tar
 // Quarantine implements olympus.Quarantiner.
 func (n *Node) Quarantine(ctx context.Context, id string, q tartarus.Quarantine) (tartarus.Sandbox, error) {
 	q.Since = time.Now()
-	sb, err := n.change(ctx, id, func(sb *tartarus.Sandbox) { sb.Phase, sb.Quarantine = tartarus.Quarantined, &q })
+	sb, err := n.change(ctx, id, func(sb *tartarus.Sandbox) {
+		q.Paused = sb.Phase == tartarus.Paused
+		sb.Phase, sb.Quarantine = tartarus.Quarantined, &q
+	})
 	if err == nil {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -168,7 +171,12 @@ func (n *Node) Quarantine(ctx context.Context, id string, q tartarus.Quarantine)
 
 // Release implements olympus.Quarantiner.
 func (n *Node) Release(ctx context.Context, id string) (tartarus.Sandbox, error) {
-	return n.change(ctx, id, func(sb *tartarus.Sandbox) { sb.Phase, sb.Quarantine = tartarus.Running, nil })
+	return n.change(ctx, id, func(sb *tartarus.Sandbox) {
+		if sb.Phase = tartarus.Running; sb.Quarantine != nil && sb.Quarantine.Paused {
+			sb.Phase = tartarus.Paused
+		}
+		sb.Quarantine = nil
+	})
 }
 
 // Examine implements olympus.Quarantiner.
