@@ -32,7 +32,11 @@ func acknowledge(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	load(ctx, p.url+"/v2/sandboxes", p.secret, createBody, cfg.N, cfg.Concurrency, func(status int, body []byte, _ time.Duration, err error) {
+	all, err := dial(ctx, p.url+"/v2/sandboxes", p.secret, createBody, cfg.Concurrency)
+	if err != nil {
+		return err
+	}
+	all.load(ctx, cfg.N, func(status int, body []byte, _ time.Duration, err error) {
 		if status == 201 && err == nil {
 			fmt.Println(sandboxID(body))
 		}

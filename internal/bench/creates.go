@@ -15,7 +15,7 @@ import (
 
 // side is one of the two servers that are measured in turn.
 type side struct {
-	url string
+	clients clients
 
 	mu   sync.Mutex
 	took []time.Duration // of each request that went well
@@ -31,9 +31,9 @@ func (s *side) perRequest(d time.Duration) float64 {
 func (s *side) rate() float64 { return rate(len(s.took), s.total) }
 
 // measure sends n requests to one side. Check looks at the answers, one at a time.
-func (p *plane) measure(ctx context.Context, s *side, n, concurrency int, check func(status int, body []byte) error, rep *Report) {
+func (p *plane) measure(ctx context.Context, s *side, n int, check func(status int, body []byte) error, rep *Report) {
 	used, stored := processorTime(), p.redisTime()
-	s.total += load(ctx, s.url, p.secret, createBody, n, concurrency, func(status int, body []byte, took time.Duration, err error) {
+	s.total += s.clients.load(ctx, n, func(status int, body []byte, took time.Duration, err error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err == nil {
@@ -48,6 +48,10 @@ func (p *plane) measure(ctx context.Context, s *side, n, concurrency int, check 
 	s.cpu, s.store = s.cpu+processorTime()-used, s.store+p.redisTime()-stored
 }
 
+// mostRounds is how often the sides change. Each round begins with nothing under way and ends when the last one is answered: with many, mostly that
+// would be measured.
+const mostRounds = 5
+
 // creates measures creates, and then looks whether each that was acknowledged is there.
 func (p *plane) creates(ctx context.Context, cfg ControlConfig) (*Report, error) {
 	rep := &Report{What: "control", Runtime: fake.Name, N: cfg.N, Concurrency: cfg.Concurrency, Host: thisHost(), Extra: map[string]float64{}}
@@ -55,13 +59,19 @@ func (p *plane) creates(ctx context.Context, cfg ControlConfig) (*Report, error)
 	if err != nil {
 		return nil, err
 	}
-	ours, floor := &side{url: p.url + "/v2/sandboxes"}, &side{url: floorURL}
-	load(ctx, ours.url, p.secret, createBody, warmUp(cfg), cfg.Concurrency, func(int, []byte, time.Duration, error) {})
+	ours, floor := &side{}, &side{}
+	for s, to := range map[*side]string{ours: p.url + "/v2/sandboxes", floor: floorURL} {
+		if s.clients, err = dial(ctx, to, p.secret, createBody, cfg.Concurrency); err != nil {
+			return nil, err
+		}
+		p.closers = append(p.closers, s.clients.close)
+	}
+	ours.clients.load(ctx, warmUp(cfg), func(int, []byte, time.Duration, error) {})
 	acknowledged := map[string]bool{}
-	rounds := min(10, cfg.N)
+	rounds := min(mostRounds, cfg.N)
 	for round := range rounds { // interleaved, so that both see the same machine
 		n := cfg.N*(round+1)/rounds - cfg.N*round/rounds
-		p.measure(ctx, ours, n, cfg.Concurrency, func(status int, body []byte) error {
+		p.measure(ctx, ours, n, func(status int, body []byte) error {
 			id := sandboxID(body)
 			if status != http.StatusCreated || id == "" {
 				return fmt.Errorf("create: status %d: %.200s", status, body)
@@ -69,7 +79,7 @@ func (p *plane) creates(ctx context.Context, cfg ControlConfig) (*Report, error)
 			acknowledged[id] = true
 			return nil
 		}, rep)
-		p.measure(ctx, floor, n, cfg.Concurrency, func(int, []byte) error { return nil }, rep)
+		p.measure(ctx, floor, n, func(int, []byte) error { return nil }, rep)
 		fmt.Fprintf(cfg.Progress, "round %d of %d: %.0f creates/s\n", round+1, rounds, ours.rate())
 	}
 	if ctx.Err() != nil {
