@@ -304,7 +304,7 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 		return err
 	}
 	p.api, err = olympus.New(olympus.Config{
-		Metrics: p.metrics.Handler(), Heat: d.cfg.Heat.thresholds(),
+		Metrics: p.metrics.Handler(), Heat: d.cfg.Heat.thresholds(), Values: p.kept.vault,
 		Audit: p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf, Policies: p.kept.policies, Themis: p.law.themis, Quotas: quotas, Strikes: d.strikeCount(p),
 		Registry: p.kept.registry, Roster: roster, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,

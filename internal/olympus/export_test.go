@@ -18,3 +18,6 @@ func Routes() (rows []Row) {
 
 // Sweep does one round of the janitor.
 var Sweep = (*Server).sweep
+
+// Exchange tells other replicas what this one has seen, and learns from them.
+var Exchange = (*Server).exchange

@@ -12,11 +12,12 @@ import (
 // mostPasts bounds the templates whose past is remembered, at about 100 bytes each.
 const mostPasts = 10_000
 
-// pasts is what the sandboxes of each template did lately, as far as this replica has seen it. Nobody else needs it: another replica learns
-// the same from what passes through it, and until then guesses.
+// pasts is what the sandboxes of each template did lately, as far as this replica has seen it or heard of it from others.
 type pasts struct {
-	mu  sync.Mutex
-	all map[string]*phlegethon.Past // by id of the template
+	mu     sync.Mutex
+	all    map[string]*phlegethon.Past    // by id of the template
+	others map[string][]phlegethon.Lesson // likewise, from other replicas
+	news   bool                           // something happened that the others have not been told
 }
 
 // arrive notes that a sandbox was asked for, and returns what is known of its template.
@@ -25,17 +26,19 @@ func (p *pasts) arrive(template string, now time.Time) phlegethon.Past {
 	defer p.mu.Unlock()
 	past := p.of(template)
 	past.Arrival.Arrive(now, "")
-	return *past
+	p.news = true
+	return past.With(p.others[template], now)
 }
 
 // peek returns what is known of a template.
 func (p *pasts) peek(template string, now time.Time) phlegethon.Past {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if past, ok := p.all[template]; ok {
-		return past.At(now)
+	var past phlegethon.Past
+	if own, ok := p.all[template]; ok {
+		past = *own
 	}
-	return phlegethon.Past{}
+	return past.With(p.others[template], now)
 }
 
 // end learns from a sandbox that has ended.
@@ -45,6 +48,7 @@ func (p *pasts) end(sb tartarus.Sandbox) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.news = true
 	p.of(sb.TemplateID).End(sb.CPU, sb.EndedAt.Sub(sb.StartedAt))
 }
 

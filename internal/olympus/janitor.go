@@ -15,10 +15,11 @@ import (
 // sweepEvery is the janitor's rhythm. What it removes is hours old; what it mends, minutes, or a node's silence where that counts sooner.
 const sweepEvery = time.Minute
 
-// Run keeps the list of nodes new, and the registry and the queue free of what is over, until ctx ends. Several replicas may do it at once.
+// Run keeps the list of nodes and what is known of templates new, and the registry and the queue free of what is over, until ctx ends. Several replicas may do it at once.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.roster.Run(ctx) })
+	g.Go(func() error { return s.exchanges(ctx) })
 	g.Go(func() error { return s.sweeps(ctx) })
 	return g.Wait()
 }

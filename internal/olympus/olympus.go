@@ -76,6 +76,8 @@ type Config struct {
 
 	// Heat are the thresholds of heat. The zero value has the defaults.
 	Heat phlegethon.Thresholds
+	// Values is where replicas tell each other what templates' sandboxes do. Nil: each knows what it has seen itself.
+	Values hades.Values
 	// Joins lets nodes into the fleet. Nil where the node is in this process.
 	Joins Joins
 	// Marks keeps what operators decide about nodes; Registry's nodes must show it. Nil: nothing can be decided.
@@ -140,6 +142,7 @@ type Server struct {
 	roster    *hades.Roster
 	placer    *placer
 	pasts     pasts
+	self      string // names this process among all replicas
 	templates *templateCache
 	totals    *totals
 	recorder  *recorder
@@ -154,6 +157,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:       cfg,
 		log:       cfg.Log,
+		self:      tartarus.NewID(),
 		roster:    cfg.Roster,
 		placer:    newPlacer(cfg.Roster),
 		templates: newTemplateCache(cfg.Templates),
