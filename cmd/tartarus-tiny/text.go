@@ -20,9 +20,18 @@ import (
 
 var textApplets = map[string]applet{
 	"head": head, "tail": tail, "wc": wc, "sort": sortLines, "uniq": uniq, "cut": cut, "tr": tr, "seq": seq, "yes": yes,
-	"echo": builtin("echo"), "printf": builtin("printf"), "test": builtin("test"), "[": builtin("["),
+	"echo": echo, "printf": builtin("printf"), "test": builtin("test"), "[": builtin("["),
 	"true": func([]string) error { return nil }, "false": func([]string) error { return exitCode(1) },
 	"nl": numberLines, "rev": reverse, "tac": tac,
+}
+
+// echo prints its arguments. Options are the shell's affair.
+func echo(args []string) error {
+	if len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		return builtin("echo")(args)
+	}
+	_, err := os.Stdout.WriteString(strings.Join(args, " ") + "\n")
+	return err
 }
 
 // builtin runs a builtin of the shell as a command.
