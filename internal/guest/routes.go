@@ -46,9 +46,7 @@ func (a *Agent) table() []route {
 
 // calls is the row of a Connect service.
 func calls(path string, h http.Handler) route {
-	return route{"POST " + path, token, func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(w, r.WithContext(process.WithConnection(r.Context(), http.NewResponseController(w))))
-	}}
+	return route{"POST " + path, token, process.WithConnections(h).ServeHTTP}
 }
 
 // Bounds of one message. Input is the only thing a client sends that is large: SDKs put one call's stdin into

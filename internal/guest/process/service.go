@@ -117,6 +117,7 @@ func last(ctx context.Context, p *Process, sub *Subscription, send func(*process
 	if end.Error != "" {
 		e.Error = &end.Error
 	}
+	hold(ctx)
 	return send(&processpb.ProcessEvent{Event: &processpb.ProcessEvent_End{End: e}})
 }
 

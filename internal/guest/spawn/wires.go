@@ -29,7 +29,7 @@ type Wires struct {
 	Terminal *Terminal // nil when it is connected by pipes
 
 	child  []uintptr  // standard input, output and error of the program
-	theirs []*os.File // closed once the program has them
+	theirs []int      // closed once the program has them; plain numbers, which the runtime need not watch
 	ours   []*os.File // closed only when the start does not work
 }
 
@@ -52,8 +52,8 @@ func (w *Wires) abandon() {
 }
 
 func (w *Wires) handOver() {
-	for _, f := range w.theirs {
-		f.Close()
+	for _, fd := range w.theirs {
+		_ = unix.Close(fd)
 	}
 }
 
@@ -74,9 +74,9 @@ func Pipes(withStdin bool) (w *Wires, err error) {
 		w.Stdin = ours
 		w.theirs, w.ours = append(w.theirs, r), append(w.ours, ours)
 	} else {
-		null, err := os.Open(os.DevNull)
+		null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return w, err
+			return w, os.NewSyscallError("open", err)
 		}
 		w.theirs = append(w.theirs, null)
 	}
@@ -88,8 +88,8 @@ func Pipes(withStdin bool) (w *Wires, err error) {
 		w.theirs, w.ours = append(w.theirs, theirs), append(w.ours, ours)
 		w.Outputs = append(w.Outputs, Output{stream, ours})
 	}
-	for _, f := range w.theirs {
-		w.child = append(w.child, f.Fd())
+	for _, fd := range w.theirs {
+		w.child = append(w.child, uintptr(fd))
 	}
 	return w, nil
 }
@@ -109,19 +109,19 @@ func TTY(u account.User, cols, rows uint32) (*Wires, error) {
 
 // pipe makes a pipe of which only our end is non-blocking: the other one is an ordinary pipe to a
 // process that expects one.
-func pipe(weRead bool) (theirs, ours *os.File, err error) {
+func pipe(weRead bool) (theirs int, ours *os.File, err error) {
 	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, os.NewSyscallError("pipe2", err)
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return 0, nil, os.NewSyscallError("pipe2", err)
 	}
 	our, their := fds[1], fds[0]
 	if weRead {
 		our, their = fds[0], fds[1]
 	}
-	if err := unix.SetNonblock(our, true); err != nil {
+	if err := unix.SetNonblock(their, false); err != nil {
 		unix.Close(our)
 		unix.Close(their)
-		return nil, nil, os.NewSyscallError("fcntl", err)
+		return 0, nil, os.NewSyscallError("fcntl", err)
 	}
-	return os.NewFile(uintptr(their), "|theirs"), os.NewFile(uintptr(our), "|ours"), nil
+	return their, os.NewFile(uintptr(our), "|ours"), nil
 }
