@@ -50,7 +50,9 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		_, err := fmt.Fprintln(stdout, tartarus.AgentVersion)
 		return err
 	}
-	settle()
+	if err := settle(); err != nil {
+		return err
+	}
 	if *volume != "" {
 		return mounted.Helper(ctx, *volume)
 	}
@@ -73,9 +75,10 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 // settle makes this process one that lasts.
-func settle() {
+func settle() error {
 	syscall.Umask(0o022)
 	// A log whose reader is gone must not end the agent. Ignoring the signal would be passed on to every process.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	debug.SetGCPercent(gcPercent)
+	return forgetSignals()
 }

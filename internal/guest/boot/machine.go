@@ -13,7 +13,9 @@ import (
 // machine is the life of a virtual machine whose first process this is. It ends with the machine: it never returns but in an
 // initramfs that cannot restart it.
 func machine(ctx context.Context) error {
-	settle()
+	if err := settle(); err != nil {
+		return err
+	}
 	g, err := vmboot.Start()
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@
 package spawn
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -33,12 +34,9 @@ func Prepare(u account.User, cmd string, args []string, dir string, layers ...ma
 	if err != nil {
 		return nil, err
 	}
-	if err := checkDir(u, dir); err != nil {
-		return nil, err
-	}
 	path, err := find(cmd, dir, env)
 	if err != nil {
-		return nil, err
+		return nil, cmp.Or(checkDir(u, dir), err) // in the wrong folder nothing is found
 	}
 	return &Plan{user: u, path: path, args: append([]string{cmd}, args...), env: env, Dir: dir}, nil
 }
@@ -135,7 +133,9 @@ func (p *Plan) Start(w *Wires) (int, error) {
 	pid, err := syscall.ForkExec(p.path, p.args, attr)
 	if err != nil {
 		w.abandon()
-		return 0, startError(p.args[0], err)
+		// The kernel does not say whether it was the folder or the program that it could not use. Looked at only now, because
+		// to look as another user takes a dozen system calls.
+		return 0, cmp.Or(checkDir(p.user, p.Dir), startError(p.args[0], err))
 	}
 	return pid, nil
 }

@@ -118,7 +118,7 @@ func pipe(weRead bool) (theirs int, ours *os.File, err error) {
 	if weRead {
 		our, their = fds[0], fds[1]
 	}
-	if err := unix.SetNonblock(their, false); err != nil {
+	if _, err := unix.FcntlInt(uintptr(their), unix.F_SETFL, 0); err != nil {
 		unix.Close(our)
 		unix.Close(their)
 		return 0, nil, os.NewSyscallError("fcntl", err)
