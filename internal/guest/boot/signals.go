@@ -21,6 +21,7 @@ const (
 func forgetSignals() error {
 	unused := []syscall.Signal{
 		unix.SIGALRM, unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSTKFLT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH,
+		unix.SIGCHLD, // dead children are waited for
 	}
 	for s := firstRealtime; s <= lastRealtime; s++ {
 		unused = append(unused, syscall.Signal(s))

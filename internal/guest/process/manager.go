@@ -43,6 +43,7 @@ type Manager struct {
 	past    []*Process            // those that ended, oldest first; see remember
 	sweep   *time.Timer           // forgets the oldest of past
 	orphans map[*os.File]struct{} // pipes that outlived the process they were made for
+	spares  spares
 	closed  bool
 }
 
@@ -78,7 +79,7 @@ func (m *Manager) Start(u account.User, req *processpb.StartRequest, timeout tim
 	if err != nil {
 		return nil, nil, err
 	}
-	w, err := wire(u, req)
+	w, err := m.wire(u, req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,9 +98,9 @@ func (m *Manager) Start(u account.User, req *processpb.StartRequest, timeout tim
 	return p, sub, nil
 }
 
-func wire(u account.User, req *processpb.StartRequest) (*spawn.Wires, error) {
+func (m *Manager) wire(u account.User, req *processpb.StartRequest) (*spawn.Wires, error) {
 	if req.GetPty() == nil {
-		return spawn.Pipes(req.Stdin == nil || req.GetStdin())
+		return m.spares.take(req.Stdin == nil || req.GetStdin())
 	}
 	size := req.GetPty().GetSize()
 	return spawn.TTY(u, size.GetCols(), size.GetRows())
@@ -164,6 +165,9 @@ func (m *Manager) conclude(p *Process) {
 	p.mu.Unlock()
 	m.remember(p)
 	close(p.done)
+	if p.terminal == nil {
+		m.spares.refill(p.stdin != nil)
+	}
 	m.log.Info("process ended", "pid", p.PID, "status", p.end.Status)
 }
 

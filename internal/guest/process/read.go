@@ -76,10 +76,22 @@ func next(file *os.File, size int, wait bool, use func([]byte)) error {
 	return nil
 }
 
-// read hands one stream of p to its clients until the stream ends or p is dead and the pipe is empty.
+// read hands one stream of p to its clients until the stream ends or p is dead and the pipe is empty. The file is closed once nobody
+// waits for that any more.
 func (m *Manager) read(p *Process, o spawn.Output) {
-	defer p.readers.Done()
 	lines := m.lines(p.PID, o.Stream)
+	if m.readAll(p, o, lines) {
+		lines.flush()
+		p.readers.Done()
+		o.File.Close()
+		return
+	}
+	p.readers.Done()
+	m.discard(o.File, lines)
+}
+
+// readAll reads until the stream ends, and reports whether it has: a child of the dead process may still write to it.
+func (m *Manager) readAll(p *Process, o spawn.Output, lines *lines) bool {
 	size := pipeChunk
 	if o.Stream == spawn.PTY {
 		size = terminalChunk
@@ -95,21 +107,13 @@ func (m *Manager) read(p *Process, o spawn.Output) {
 		err = next(o.File, size, true, use)
 	}
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		lines.flush()
-		o.File.Close()
-		return
+		return true
 	}
 	if o.Stream == spawn.PTY {
 		drain(o.File, size, use, hangup)
-		o.File.Close()
-		return
+		return true
 	}
-	if errors.Is(drain(o.File, size, use, 0), errNothing) && m.adopt(o.File) {
-		go m.discard(o.File, lines)
-		return
-	}
-	lines.flush()
-	o.File.Close()
+	return !errors.Is(drain(o.File, size, use, 0), errNothing) || !m.adopt(o.File)
 }
 
 // drain reads what is left after the process died, and waits for patience where there is nothing at once. It

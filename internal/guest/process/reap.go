@@ -3,8 +3,6 @@ package process
 import (
 	"context"
 	"errors"
-	"os"
-	"os/signal"
 	"strconv"
 	"syscall"
 
@@ -21,20 +19,16 @@ import (
 
 // reapAll collects all children until ctx ends.
 func (m *Manager) reapAll(ctx context.Context) {
-	orphans := make(chan os.Signal, 1)
-	signal.Notify(orphans, unix.SIGCHLD)
-	defer signal.Stop(orphans)
 	for ctx.Err() == nil {
 		pid, err := deadChild(unix.P_ALL, 0)
 		switch {
 		case err == nil:
 			m.collect(pid)
 		case errors.Is(err, unix.ECHILD):
-			// No child at all. One comes with a start, or is left to us by somebody else's death.
+			// No child at all, and so nobody whose death could leave us one: the next comes with a start.
 			select {
 			case <-ctx.Done():
 			case <-m.started:
-			case <-orphans:
 			}
 		}
 	}

@@ -216,6 +216,7 @@ func (m *Manager) close() {
 		rest = append(rest, p)
 	}
 	m.mu.Unlock()
+	m.spares.close()
 	for _, p := range rest {
 		m.signalGroup(p, unix.SIGKILL)
 		killSession(p.PID)

@@ -74,14 +74,7 @@ func find(cmd, dir string, env []string) (string, error) {
 		return "", tartarus.Errorf(tartarus.Invalid, "no command given")
 	}
 	if strings.Contains(cmd, "/") {
-		full := cmd
-		if !filepath.IsAbs(full) {
-			full = filepath.Join(dir, full)
-		}
-		if _, err := os.Stat(full); errors.Is(err, os.ErrNotExist) {
-			return "", tartarus.Errorf(tartarus.NotFound, "command '%s' not found", cmd)
-		}
-		return cmd, nil // any other trouble is told by exec, with the user's permissions
+		return cmd, nil // trouble is told by exec, with the user's permissions
 	}
 	i := slices.IndexFunc(env, func(v string) bool { return strings.HasPrefix(v, "PATH=") })
 	for _, folder := range filepath.SplitList(env[i][len("PATH="):]) {
@@ -135,14 +128,27 @@ func (p *Plan) Start(w *Wires) (int, error) {
 		w.abandon()
 		// The kernel does not say whether it was the folder or the program that it could not use. Looked at only now, because
 		// to look as another user takes a dozen system calls.
-		return 0, cmp.Or(checkDir(p.user, p.Dir), startError(p.args[0], err))
+		return 0, cmp.Or(checkDir(p.user, p.Dir), p.startError(err))
 	}
 	return pid, nil
 }
 
+// exists reports whether the program's file is there.
+func (p *Plan) exists() bool {
+	full := p.path
+	if !filepath.IsAbs(full) {
+		full = filepath.Join(p.Dir, full)
+	}
+	_, err := os.Stat(full)
+	return err == nil
+}
+
 // startError words what the kernel said.
-func startError(cmd string, err error) error {
+func (p *Plan) startError(err error) error {
+	cmd := p.args[0]
 	switch {
+	case errors.Is(err, syscall.ENOENT) && !p.exists():
+		return tartarus.Errorf(tartarus.NotFound, "command '%s' not found", cmd)
 	case errors.Is(err, syscall.ENOENT):
 		// The file was there: its interpreter or loader is what is missing.
 		return tartarus.Errorf(tartarus.NotFound, "start '%s': it or its interpreter does not exist", cmd)
