@@ -21,7 +21,7 @@ demo: ## from set-up to a cleaned-up sandbox, with the time of each step
 	@test/demo.sh
 
 # The order is that of a person in a hurry: what fails most often and fastest comes first.
-test: prerequisites build lint test-race fuzz test-host test-vm test-law test-e2e test-sdk-quick ## everything; needs root
+test: prerequisites build lint test-race fuzz test-host test-vm test-law test-e2e stack-smoke test-sdk-quick ## everything; needs root
 
 prerequisites:
 	@test/prerequisites.sh
