@@ -69,7 +69,7 @@ test-law: build ## who may come in, roles on every route, provenance, policies, 
 	@log=$$(mktemp); { \
 	  $(GO) test -count 1 -v ./internal/audit ./internal/themis ./internal/judges ./internal/tenant ./internal/login && \
 	  $(GO) test -count 1 -v -run '^Test(Signed|SignaturesUnknown|BadKeys|Provenance)' ./internal/image ./internal/image/oci && \
-	  $(GO) test -count 1 -v -run 'Role|Exec|Lists|References|Polic|Quota|Record|Secret|Audit|Tenant|Key|People|Person|Provenance' ./internal/olympus && \
+	  $(GO) test -count 1 -v -run 'Role|Exec|Lists|References|Polic|Quota|Record|Secret|Audit|Tenant|Key|People|Person|Provenance|Resume|Quarantine' ./internal/olympus && \
 	  $(GO) test -count 1 -v -run '^Test(Quotas|Reload|Policies|Shelf|Keys)$$' ./internal/store/sqlite && \
 	  $(GO) test -count 1 -v -run '^TestSuites$$/^(quotas|reload|policies|shelf|keys)$$' ./internal/store/redis && \
 	  $(GO) test -count 1 -v -timeout 10m -run '^Test(Quarantine|Login|Signed|AuditArchive)' ./test/e2e; } >$$log 2>&1; rc=$$?; \

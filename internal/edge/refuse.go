@@ -43,6 +43,8 @@ func refusalOf(err error, t target) refusal {
 		return refusal{status: http.StatusBadGateway, message: "The sandbox is running but port is not open", target: t, port: true}
 	case tartarus.Invalid:
 		return refusal{status: http.StatusBadRequest, message: err.Error(), target: t}
+	case tartarus.Denied: // why is for its owner to read, not for whoever comes by
+		return refusal{status: http.StatusForbidden, message: "The sandbox is paused and may not be resumed", target: t}
 	case tartarus.Exhausted:
 		return refusal{status: http.StatusTooManyRequests, message: err.Error(), target: t}
 	case tartarus.Unavailable:

@@ -40,7 +40,7 @@ func (*Rhadamanthus) Name() string { return "rhadamanthus" }
 
 // Judge asks the policies.
 func (h *Rhadamanthus) Judge(ctx context.Context, r Request) Verdict {
-	if h.policies == nil || r.Action != Create && r.Action != Network {
+	if h.policies == nil || r.Action != Create && r.Action != Network && r.Action != Resume {
 		return Verdict{Allow: true}
 	}
 	ruling, err := h.policies.Rule(ctx, Input(ctx, r))

@@ -33,10 +33,10 @@ var actions = map[string]action{
 	"GET /sandboxes/{sandboxID}/logs":        {name: "sandbox.logs", object: "sandbox", param: "sandboxID", read: true},
 	"GET /v2/sandboxes/{sandboxID}/logs":     {name: "sandbox.logs", object: "sandbox", param: "sandboxID", read: true},
 	"DELETE /sandboxes/{sandboxID}":          {name: "sandbox.kill", object: "sandbox", param: "sandboxID"},
-	"POST /sandboxes/{sandboxID}/connect":    {name: "sandbox.connect", object: "sandbox", param: "sandboxID"},
-	"POST /v2/sandboxes/{sandboxID}/connect": {name: "sandbox.connect", object: "sandbox", param: "sandboxID"},
+	"POST /sandboxes/{sandboxID}/connect":    {name: "sandbox.connect", object: "sandbox", param: "sandboxID", judged: true},
+	"POST /v2/sandboxes/{sandboxID}/connect": {name: "sandbox.connect", object: "sandbox", param: "sandboxID", judged: true},
 	"POST /sandboxes/{sandboxID}/pause":      {name: "sandbox.pause", object: "sandbox", param: "sandboxID"},
-	"POST /sandboxes/{sandboxID}/resume":     {name: "sandbox.resume", object: "sandbox", param: "sandboxID"},
+	"POST /sandboxes/{sandboxID}/resume":     {name: "sandbox.resume", object: "sandbox", param: "sandboxID", judged: true},
 	"POST /sandboxes/{sandboxID}/fork":       {name: "sandbox.fork", object: "sandbox", param: "sandboxID"},
 	"POST /sandboxes/{sandboxID}/snapshots":  {name: "sandbox.snapshot", object: "sandbox", param: "sandboxID"},
 	"POST /sandboxes/{sandboxID}/timeout":    {name: "sandbox.timeout", object: "sandbox", param: "sandboxID"},
@@ -218,6 +218,17 @@ func verdictOf(out judges.Outcome) (audit.Verdict, []audit.Reason) {
 		}
 	}
 	return verdict, reasons
+}
+
+// wakeRefused records that traffic did not wake a sandbox. What is let in is on record as what it does there.
+func (rec *recorder) wakeRefused(ctx context.Context, sb tartarus.Sandbox, out judges.Outcome) {
+	if rec.log == nil || !rec.logins.AllowN(time.Now(), 1) {
+		return
+	}
+	a := &act{log: rec.log, record: audit.Record{
+		Action: "sandbox.resume", Actor: audit.Actor{Kind: audit.BySystem, Name: "traffic"}, Tenant: sb.Tenant, Object: audit.Object{Kind: "sandbox", ID: sb.ID},
+	}}
+	_ = a.decided(ctx, out, nil) // it is refused either way
 }
 
 // refused records that the caller may not do this.

@@ -3,7 +3,9 @@ package olympus
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -62,18 +64,50 @@ func (s *Server) Wake(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbo
 	if sb.DiskOnly || sb.AgentLost {
 		return sb, tartarus.Errorf(tartarus.Conflict, "sandbox %s would have to be booted anew, which traffic does not do: connect to it", sb.ID)
 	}
-	return s.bringBack(ctx, sb, max(sb.Timeout, resumeTime), false)
+	return s.bringBack(ctx, sb, max(sb.Timeout, resumeTime), false, caller{now: time.Now()})
+}
+
+// mayResume asks the judges whether a paused sandbox may come back: what policies say of it may have changed since. Where nothing comes of it, undo must
+// be called.
+func (s *Server) mayResume(ctx context.Context, sb tartarus.Sandbox, timeout time.Duration, who caller) (undo func(), err error) {
+	spec := sb.Spec
+	spec.Timeout, spec.Runtime = timeout, sb.Driver // it comes back on what it ran on
+	wish, err := s.wish(ctx, judges.Resume, who, spec)
+	if err != nil {
+		return nil, err
+	}
+	wish.Revision = sb.Revision
+	out, err := s.cfg.Judges.Try(ctx, wish)
+	undo = func() { s.cfg.Judges.Undo(ctx, out.Request) }
+	switch want := out.Request.Tier; {
+	case err != nil:
+	case out.Quarantine() && sb.Confined == "":
+		err = errNoQuarantine(out)
+	case want != "" && !sb.Tier.AtLeast(want):
+		err = demanded(tartarus.Errorf(tartarus.Denied, "a sandbox comes back as it ran, with isolation %s", sb.Tier), out)
+	}
+	if err != nil && len(out.Verdicts) > 0 && !slices.ContainsFunc(out.Verdicts, func(v judges.Verdict) bool { return !v.Allow }) {
+		out.Verdicts = append(out.Verdicts, judges.Verdict{Judge: "rhadamanthus", Kind: tartarus.Denied, Reason: err.Error()}) // by what they demand
+	}
+	if err != nil && who.act == nil {
+		s.recorder.wakeRefused(ctx, sb, out)
+	}
+	if err := errors.Join(err, who.act.decided(ctx, out, nil)); err != nil {
+		undo()
+		return nil, err
+	}
+	return undo, nil
 }
 
 // bringBack takes a paused sandbox over Acheron to the node that has it.
-func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout time.Duration, reboot bool) (_ tartarus.Sandbox, err error) {
+func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout time.Duration, reboot bool, who caller) (_ tartarus.Sandbox, err error) {
 	if sb.AgentLost && !reboot {
 		return sb, &tartarus.Error{
 			Kind: tartarus.Conflict, Code: tartarus.CodeAgentLost,
 			Message: "the guest agent of sandbox " + sb.ID + " did not answer when it was paused: it can only be rebooted from its disk (connect with memory: false)",
 		}
 	}
-	undo, err := s.held(ctx, judges.Resume, sb, 0, time.Now())
+	undo, err := s.mayResume(ctx, sb, timeout, who)
 	if err != nil {
 		return sb, err
 	}

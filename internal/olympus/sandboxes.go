@@ -174,6 +174,9 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, who caller, v w
 	if err := mustRun(sb); err != nil {
 		return err
 	}
+	if err := who.act.begin(r.Context()); err != nil {
+		return err
+	}
 	if sb, err = s.setDeadline(r, sb, who.now.Add(d), true); err != nil {
 		return err
 	}
@@ -200,7 +203,7 @@ func (s *Server) readConnect(w http.ResponseWriter, r *http.Request, who caller,
 }
 
 func (s *Server) answerResumed(w http.ResponseWriter, r *http.Request, who caller, sb tartarus.Sandbox, d time.Duration, reboot bool) error {
-	sb, err := s.bringBack(r.Context(), sb, d, reboot)
+	sb, err := s.bringBack(r.Context(), sb, d, reboot, who)
 	if err != nil {
 		return err
 	}

@@ -297,7 +297,7 @@ func (c *Compiled) ask(vars *activation, said *Ruling) (reasons []Reason) {
 		}
 	}
 	for _, r := range c.rules {
-		if r.Effect == Require && in.Request.Action != "create" {
+		if r.Effect == Require && in.Request.Action == "network" {
 			continue // it runs on what it runs on
 		}
 		if len(r.On) > 0 && !slices.Contains(r.On, in.Request.Action) {

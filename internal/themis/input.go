@@ -25,7 +25,7 @@ type Input struct {
 
 // RequestInput is what is asked for.
 type RequestInput struct {
-	Action        string            `yaml:"action,omitempty" json:"action"` // create or network
+	Action        string            `yaml:"action,omitempty" json:"action"` // create, network or resume
 	VCPU          int64             `yaml:"vcpu,omitempty" json:"vcpu"`
 	MemoryMB      int64             `yaml:"memoryMB,omitempty" json:"memoryMB"`
 	DiskMB        int64             `yaml:"diskMB,omitempty" json:"diskMB"`

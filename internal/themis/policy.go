@@ -60,7 +60,7 @@ type Policy struct {
 // Rule refuses or quarantines what its condition is true for.
 type Rule struct {
 	Name    string   `yaml:"name" json:"name"`
-	On      []string `yaml:"on,omitempty" json:"on,omitempty"` // actions: create, network; all when left out
+	On      []string `yaml:"on,omitempty" json:"on,omitempty"` // actions: create, network, resume; all when left out
 	When    string   `yaml:"when" json:"when"`                 // CEL, true or false
 	Effect  Effect   `yaml:"effect" json:"effect"`
 	Tier    string   `yaml:"tier,omitempty" json:"tier,omitempty"`       // of effect require: the weakest isolation that will do
@@ -169,8 +169,8 @@ func (p Policy) validate() error {
 			return bad("rule %s: %w", r.Name, err)
 		}
 		for _, on := range r.On {
-			if !slices.Contains([]string{"create", "network"}, on) {
-				return bad("rule %s: %.20q is none of the actions create, network", r.Name, on)
+			if !slices.Contains([]string{"create", "network", "resume"}, on) {
+				return bad("rule %s: %.20q is none of the actions create, network, resume", r.Name, on)
 			}
 		}
 		names[r.Name] = true
