@@ -237,8 +237,12 @@ func (p *plane) startAPI(ctx context.Context, keys tenant.Store) error {
 		return err
 	}
 	p.closers = append(p.closers, record.Close)
+	var entrance olympus.Entrance
+	if p.redis == 0 {
+		entrance = p.db
+	}
 	p.api, err = olympus.New(olympus.Config{
-		Registry: p.registry, Queue: p.queue, Keys: keys, Fleet: benchFleet{p.agent}, Templates: benchTemplate{}, Judges: chain,
+		Registry: p.registry, Queue: p.queue, Entrance: entrance, Keys: keys, Fleet: benchFleet{p.agent}, Templates: benchTemplate{}, Judges: chain,
 		Log: log, Version: "bench", Rate: -1, Audit: record,
 	})
 	if err != nil {

@@ -303,10 +303,14 @@ func (d *Daemon) openControl(ctx context.Context, p *parts) (err error) {
 	if err != nil {
 		return err
 	}
+	var entrance olympus.Entrance
+	if !p.kept.shared {
+		entrance = p.db
+	}
 	p.api, err = olympus.New(olympus.Config{
 		Metrics: p.metrics.Handler(), Heat: d.cfg.Heat.thresholds(), Values: p.kept.vault,
 		Audit: p.law.log, Sealer: p.law.sealer, Shelf: p.kept.shelf, Policies: p.kept.policies, Themis: p.law.themis, Quotas: quotas, Strikes: d.strikeCount(p),
-		Registry: p.kept.registry, Roster: roster, Queue: p.kept.queue, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
+		Registry: p.kept.registry, Roster: roster, Queue: p.kept.queue, Entrance: entrance, Keys: p.kept.keys, Fleet: fleet, Templates: known, Judges: chain,
 		Log: d.log, Domain: d.domain(), Version: d.version, Changed: p.edge.Changed, CanPause: true,
 		People: people, Signers: signers, Secrets: p.secrets, Volumes: p.volumes, Identity: p.identity, Joins: joins, Marks: p.kept.marks, NodeLost: d.cfg.Fleet.NodeLost,
 	})

@@ -118,6 +118,9 @@ func (a *Agent) work(ctx context.Context, l acheron.Lease) {
 		<-renewed
 	}
 
+	if h, held := a.find(sb.ID); err == nil && held == nil && h.arrivedUnder(l) {
+		return
+	}
 	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), reportTime)
 	defer cancelLast()
 	if err != nil {
@@ -137,8 +140,6 @@ func (a *Agent) finish(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox
 	h, held := a.find(sb.ID)
 	switch {
 	case held != nil:
-	case h.arrivedUnder(l):
-		return
 	case l.Job.Kind == acheron.Create: // which was told when it came up
 		a.heard(ctx, h)
 	default:

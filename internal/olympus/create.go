@@ -79,7 +79,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 		return demanded(err, out)
 	}
 	spec.Runtime = where.Runtime
-	job := acheron.Job{ID: spec.ID, Tenant: spec.Tenant, Node: where.Node, Kind: acheron.Create, MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime)}
+	job := acheron.Job{ID: spec.ID, Tenant: spec.Tenant, Node: where.Node, Kind: acheron.Create, MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime + lateness)}
 	if key != "" {
 		sum := sha256.Sum256(append([]byte(v.name+" "), raw...))
 		job.Key, job.Digest = key, hex.EncodeToString(sum[:])
@@ -97,6 +97,10 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	}
 	return s.hand(w, r, s.answerSandbox(sb, who), []tartarus.Sandbox{sb})
 }
+
+// lateness is how much longer a job may wait than its request: the request ends it, and can say more about why than the queue, which sees to it that
+// none outlives a replica that died.
+const lateness = time.Second
 
 // place finds a node for a sandbox.
 func (s *Server) place(ctx context.Context, spec tartarus.Spec, tier tartarus.Tier, who caller) (got phlegethon.Placement, err error) {
@@ -140,17 +144,7 @@ func (s *Server) cross(ctx context.Context, spec tartarus.Spec, job acheron.Job,
 	if job.Payload, err = json.Marshal(spec); err != nil {
 		return entry, tartarus.Errorf(tartarus.Invalid, "encode sandbox: %w", err)
 	}
-	// Both writes are on their way at once, so that they share the store's next commit. Either may come first: a node that
-	// reports before the entry is there makes the entry.
-	entered := make(chan error, 1)
-	go func() {
-		err := errPanicked // unless it gets further
-		defer func() { entered <- err }()
-		defer s.survive()
-		entry.Revision, err = s.cfg.Registry.PutSandbox(ctx, entry)
-	}()
-	queued, err := s.enqueue(ctx, job)
-	enterErr := <-entered
+	queued, entered, err := s.queueUp(ctx, job, &entry)
 	switch {
 	case tartarus.Is(err, tartarus.Mismatch):
 		s.forget(ctx, entry.ID)
@@ -162,10 +156,30 @@ func (s *Server) cross(ctx context.Context, spec tartarus.Spec, job acheron.Job,
 		// An earlier request with this key is the one that counts; this one made nothing but its entry.
 		s.forget(ctx, entry.ID)
 		return s.arrive(ctx, queued, nil, nil)
-	case enterErr != nil && !tartarus.Is(enterErr, tartarus.Conflict):
-		return entry, s.leave(ctx, job, &entry, enterErr)
+	case entered != nil && !tartarus.Is(entered, tartarus.Conflict):
+		return entry, s.leave(ctx, job, &entry, entered)
 	}
 	return s.arrive(ctx, queued, &entry, next)
+}
+
+// queueUp queues a job and enters its sandbox in the registry.
+func (s *Server) queueUp(ctx context.Context, job acheron.Job, entry *tartarus.Sandbox) (queued acheron.Job, entered, err error) {
+	if s.cfg.Entrance != nil {
+		queued, err = s.enqueue(job, func(j acheron.Job) (acheron.Job, error) { return s.cfg.Entrance.Enter(ctx, j, *entry) })
+		entry.Revision = 1
+		return queued, nil, err
+	}
+	// Both writes are on their way at once, so that they share the store's next commit. Either may come first: a node that
+	// reports before the entry is there makes the entry.
+	put := make(chan error, 1)
+	go func() {
+		err := errPanicked // unless it gets further
+		defer func() { put <- err }()
+		defer s.survive()
+		entry.Revision, err = s.cfg.Registry.PutSandbox(ctx, *entry)
+	}()
+	queued, err = s.enqueue(job, func(j acheron.Job) (acheron.Job, error) { return s.cfg.Queue.Enqueue(ctx, j) })
+	return queued, <-put, err
 }
 
 // keyRounds bounds how often a key may be used again after what it stood for could not be started. Each round is a retry by a client.
@@ -173,14 +187,14 @@ const keyRounds = 16
 
 // enqueue hands the job to the queue. A key whose job came to nothing for a passing cause is free for another try: it goes on under
 // the key with a number that no client can send.
-func (s *Server) enqueue(ctx context.Context, job acheron.Job) (acheron.Job, error) {
-	queued, err := s.cfg.Queue.Enqueue(ctx, job)
+func (s *Server) enqueue(job acheron.Job, put func(acheron.Job) (acheron.Job, error)) (acheron.Job, error) {
+	queued, err := put(job)
 	for round, key := 2, job.Key; key != "" && round <= keyRounds; round++ {
 		if err != nil || queued.ID == job.ID || !mayTryAgain(queued, time.Now()) {
 			break
 		}
 		job.Key = key + "#" + strconv.Itoa(round)
-		queued, err = s.cfg.Queue.Enqueue(ctx, job)
+		queued, err = put(job)
 	}
 	return queued, err
 }

@@ -32,6 +32,7 @@ type Config struct {
 	Registry  hades.Registry
 	Roster    *hades.Roster // of Registry, where others look at it too; nil makes one
 	Queue     acheron.Queue
+	Entrance  Entrance // nil where Registry and Queue are apart
 	Keys      tenant.Store
 	Fleet     Fleet
 	Templates Templates
@@ -95,6 +96,13 @@ type Config struct {
 	// NodeLost is how long a node may be silent before its sandboxes are counted as lost. Default 10 min. A node that comes
 	// back corrects it.
 	NodeLost time.Duration
+}
+
+// Entrance is a store that is both the queue and the registry, so that a new sandbox needs one write.
+type Entrance interface {
+	// Enter is acheron.Queue's Enqueue, and where that stores the job, the sandbox becomes the registry's first entry with it: both or neither. An
+	// entry that is there already stays.
+	Enter(ctx context.Context, j acheron.Job, sb tartarus.Sandbox) (acheron.Job, error)
 }
 
 func (c *Config) setDefaults() error {

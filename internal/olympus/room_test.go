@@ -220,7 +220,7 @@ func TestCreatesDoNotWaitForNodes(t *testing.T) {
 	s := &stuck{reads: make(chan struct{}, 2), tried: make(chan struct{}, 1)}
 	r := newRig(t, func(c *olympus.Config, _ *olympustest.Node) {
 		s.Registry = c.Registry
-		c.Registry = s
+		c.Registry, c.Entrance = s, nil
 	})
 	s.reads <- struct{}{}
 	r.create(`{"templateID":"base"}`)

@@ -199,7 +199,7 @@ func (explosive) Sandbox(context.Context, string, string) (tartarus.Sandbox, err
 }
 
 func TestPanicBesideAHandler(t *testing.T) {
-	r := newRig(t, func(c *olympus.Config, n *olympustest.Node) { c.Registry = explosive{c.Registry} })
+	r := newRig(t, func(c *olympus.Config, n *olympustest.Node) { c.Registry, c.Entrance = explosive{c.Registry}, nil })
 	r.call("developer", "POST", "/v2/sandboxes", `{"templateID":"base"}`).want(500)
 	r.held(0)
 	r.call("developer", "GET", "/sandboxes/metrics?sandbox_ids=i1", "").want(200, `{"sandboxes":{}}`)
@@ -208,7 +208,7 @@ func TestPanicBesideAHandler(t *testing.T) {
 
 // What the store cannot answer is no 500, and does not tell the client what went wrong inside.
 func TestStoreAway(t *testing.T) {
-	r := newRig(t, func(c *olympus.Config, _ *olympustest.Node) { c.Registry = away{c.Registry} })
+	r := newRig(t, func(c *olympus.Config, _ *olympustest.Node) { c.Registry, c.Entrance = away{c.Registry}, nil })
 	a := r.call("developer", "GET", "/v2/sandboxes", "").want(503)
 	if strings.Contains(a.body, "disk") || a.header.Get("Should-Retry") != "true" {
 		t.Errorf("got %s", a.body)

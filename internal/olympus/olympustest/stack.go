@@ -74,7 +74,7 @@ func New(t testing.TB, change func(*olympus.Config, *Node)) *Stack {
 	}
 	cfg := olympus.Config{
 		Audit: s.Audit, Sealer: s.Sealer, Shelf: db.Shelf(), Policies: db.Policies(), Themis: engine, Quotas: quotas,
-		Registry: registry, Marks: marks, Queue: db.Queue(), Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
+		Registry: registry, Marks: marks, Queue: db.Queue(), Entrance: db, Keys: db.Keys(), Fleet: s.Fleet, Judges: chain, Log: slog.New(slog.DiscardHandler),
 		Templates: Templates{
 			"base": {ID: "basetemplateid000000", BuildID: "b1", Names: []string{"base"}, VCPU: 2, MemoryMB: 512, DiskMB: 1024, Public: true},
 			"tiny": {ID: "tinytemplateid000000", BuildID: "b2", Names: []string{"tiny"}},

@@ -10,6 +10,41 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 )
 
+// Enter implements olympus.Entrance.
+func (db *DB) Enter(ctx context.Context, j acheron.Job, sb tartarus.Sandbox) (acheron.Job, error) {
+	if err := j.Validate(); err != nil {
+		return acheron.Job{}, err
+	}
+	if err := hades.CheckSandbox(sb); err != nil {
+		return acheron.Job{}, err
+	}
+	now, err := newFiled(sb)
+	if err != nil {
+		return acheron.Job{}, err
+	}
+	sb.Revision = 1
+	body, err := json.Marshal(sb)
+	if err != nil {
+		return acheron.Job{}, fmt.Errorf("encode sandbox %s: %w", sb.ID, err)
+	}
+	var stored acheron.Job
+	err = db.write(ctx, func(t *txn) error {
+		old, err := t.filedSandbox(sb.ID)
+		if err != nil {
+			return err
+		}
+		var fresh bool
+		if stored, fresh, err = t.enqueue(j); err == nil && fresh && old.revision == 0 {
+			err = t.insertSandbox(now, sb.Revision, body)
+		}
+		return err
+	})
+	if err != nil {
+		return acheron.Job{}, err // ctx may have ended while the committer still writes stored
+	}
+	return stored, nil
+}
+
 // Arrive implements hecatoncheir.Arrivals.
 func (db *DB) Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, record, result []byte) (revision int64, err error) {
 	if err := hades.CheckSandbox(sb); err != nil {

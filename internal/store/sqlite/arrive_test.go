@@ -84,3 +84,45 @@ func leaseTest(t *testing.T, db *DB, id string) acheron.Lease {
 	}
 	return ls[0]
 }
+
+// TestEnter holds that a job and the entry of its sandbox are made together, and that a job which stands already makes none.
+func TestEnter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	db := openTest(t, path)
+	j := testJob("a")
+	j.Key, j.Digest = "key", "one"
+	for range 2 { // again it is the same
+		got, err := db.Enter(t.Context(), j, testSandbox("a"))
+		if err != nil || got.ID != "a" || got.State != acheron.Waiting {
+			t.Fatalf("%+v, %v", got, err)
+		}
+	}
+	j.ID = "b"
+	if got, err := db.Enter(t.Context(), j, testSandbox("b")); err != nil || got.ID != "a" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	j.Digest = "two"
+	_, err := db.Enter(t.Context(), j, testSandbox("b"))
+	wantKind(t, err, tartarus.Mismatch)
+	_, err = db.Enter(t.Context(), testJob("a"), testSandbox("a"))
+	wantKind(t, err, tartarus.Conflict)
+	putAt(t, db, testSandbox("c"), 0)
+	putAt(t, db, testSandbox("c"), 1)
+	if _, err := db.Enter(t.Context(), testJob("c"), testSandbox("c")); err != nil {
+		t.Error(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = openTest(t, path)
+	for id, revision := range map[string]int64{"a": 1, "c": 2} {
+		if got, err := db.Registry().Sandbox(t.Context(), "acme", id); err != nil || got.Revision != revision {
+			t.Errorf("registry has %s at revision %d, want %d, %v", id, got.Revision, revision, err)
+		}
+		if got, err := db.Queue().Job(t.Context(), id); err != nil || got.State != acheron.Waiting {
+			t.Errorf("job %s: %+v, %v", id, got, err)
+		}
+	}
+	_, err = db.Registry().Sandbox(t.Context(), "acme", "b")
+	wantKind(t, err, tartarus.NotFound)
+}

@@ -22,30 +22,35 @@ func (q *Queue) Enqueue(ctx context.Context, j acheron.Job) (acheron.Job, error)
 		return acheron.Job{}, err
 	}
 	var stored acheron.Job
-	err := q.db.write(ctx, func(t *txn) error {
-		if len(t.line.jobs) >= t.line.max {
-			return tartarus.Errorf(tartarus.Unavailable, "enqueue job %s: %d jobs are open already", j.ID, t.line.max)
-		}
-		e := newEntry(t, j)
-		n, err := t.exec("INSERT INTO jobs ("+jobColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
-			e.n, e.ID, e.Tenant, e.Key, e.Digest, e.Node, e.Kind, e.MaxAttempts, e.Deadline, e.EnqueuedAt,
-			string(e.State), 0, 0, 0, 0, 0, "", nil, e.Payload)
-		if err != nil {
-			return fmt.Errorf("enqueue job %s: %w", j.ID, err)
-		}
-		if n == 0 {
-			stored, err = t.again(j)
-			return err
-		}
-		t.line.n = e.n
-		t.line.admit(t, e)
-		stored = e.Job
-		return nil
+	err := q.db.write(ctx, func(t *txn) (err error) {
+		stored, _, err = t.enqueue(j)
+		return err
 	})
 	if err != nil {
 		return acheron.Job{}, err // ctx may have ended while the committer still writes stored
 	}
 	return stored, nil
+}
+
+// enqueue takes in a job, unless an earlier one with its key stands for it.
+func (t *txn) enqueue(j acheron.Job) (stored acheron.Job, fresh bool, err error) {
+	if len(t.line.jobs) >= t.line.max {
+		return stored, false, tartarus.Errorf(tartarus.Unavailable, "enqueue job %s: %d jobs are open already", j.ID, t.line.max)
+	}
+	e := newEntry(t, j)
+	n, err := t.exec("INSERT INTO jobs ("+jobColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+		e.n, e.ID, e.Tenant, e.Key, e.Digest, e.Node, e.Kind, e.MaxAttempts, e.Deadline, e.EnqueuedAt,
+		string(e.State), 0, 0, 0, 0, 0, "", nil, e.Payload)
+	if err != nil {
+		return stored, false, fmt.Errorf("enqueue job %s: %w", j.ID, err)
+	}
+	if n == 0 {
+		stored, err = t.again(j)
+		return stored, false, err
+	}
+	t.line.n = e.n
+	t.line.admit(t, e)
+	return e.Job, true, nil
 }
 
 func newEntry(t *txn, j acheron.Job) *entry {
