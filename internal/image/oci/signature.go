@@ -24,9 +24,9 @@ import (
 // How cosign keeps signatures: beside an image, under a tag made of its digest, is an image each of whose layers is a text that was signed,
 // annotated with its signature. (SIGNATURE_SPEC.md of sigstore/cosign; the text is that of "simple signing".)
 const (
-	signatureText       types.MediaType = "application/vnd.dev.cosign.simplesigning.v1+json"
-	signatureAnnotation                 = "dev.cosignproject.cosign/signature"
-	signatureType                       = "cosign container image signature"
+	signatureText       = types.MediaType("application/vnd.dev.cosign.simplesigning.v1+json")
+	signatureAnnotation = "dev.cosignproject.cosign/signature"
+	signatureType       = "cosign container image signature"
 )
 
 // Bounds of what anybody may have put there who can write to the registry.
