@@ -38,28 +38,37 @@ func (p *placer) adopt(list hades.List) {
 	p.again(list.Read)
 }
 
-// place finds a node. A refusal is only given on a list that is new.
+// place finds a node, or one to wait for. A refusal is only given on a list that is new.
 func (p *placer) place(ctx context.Context, want phlegethon.Want, now time.Time) (phlegethon.Placement, error) {
+	return p.find(ctx, want, now, func(phlegethon.Placement) bool { return true })
+}
+
+// replace is place for what waits already: where it would only wait elsewhere, nothing is taken, for it stays where it is.
+func (p *placer) replace(ctx context.Context, want phlegethon.Want, now time.Time) (phlegethon.Placement, error) {
+	return p.find(ctx, want, now, func(got phlegethon.Placement) bool { return !got.Full })
+}
+
+func (p *placer) find(ctx context.Context, want phlegethon.Want, now time.Time, take func(phlegethon.Placement) bool) (phlegethon.Placement, error) {
 	list, err := p.roster.List(ctx, now)
 	if err != nil {
 		return phlegethon.Placement{}, err
 	}
-	got, err := p.pick(want, now)
+	got, err := p.pick(want, now, take)
 	if err == nil || !list.Read.Before(now) {
 		return got, err
 	}
 	if _, err := p.roster.Fresh(ctx, now); err != nil {
 		return phlegethon.Placement{}, err
 	}
-	return p.pick(want, now)
+	return p.pick(want, now, take)
 }
 
-// pick places on the list at hand and notes it there.
-func (p *placer) pick(want phlegethon.Want, now time.Time) (phlegethon.Placement, error) {
+// pick places on the list at hand and notes there what is taken.
+func (p *placer) pick(want phlegethon.Want, now time.Time, take func(phlegethon.Placement) bool) (phlegethon.Placement, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	got, err := p.fleet.Place(want, now, p.rnd)
-	if err == nil {
+	if err == nil && take(got) {
 		p.take(got.Node, want, now)
 	}
 	return got, err

@@ -44,7 +44,7 @@ func (s *Server) placing(spec tartarus.Spec, tier tartarus.Tier) elsewhere {
 		}
 		for _, need := range needs {
 			need.Apart = refused
-			if got, err = s.placer.place(ctx, need, time.Now()); err == nil {
+			if got, err = s.placer.replace(ctx, need, time.Now()); err == nil {
 				break
 			}
 		}
