@@ -34,7 +34,8 @@ func (a *Agent) moveIn(ctx context.Context, h *held, p *pristine, m move) error 
 	}
 	h.mu.Unlock()
 	a.strays.remove(p)
-	if p.slot == nil || len(h.spec.Volumes) > 0 { // without mounts it does not run yet
+	// Without mounts it does not run yet, and one store takes everything at once in the end.
+	if p.slot == nil || len(h.spec.Volumes) > 0 || a.cfg.Arrivals != nil {
 		if err := a.takeOn(ctx, h, p, m, nil); err != nil {
 			return err
 		}
@@ -52,7 +53,7 @@ func (a *Agent) moveIn(ctx context.Context, h *held, p *pristine, m move) error 
 	}
 	a.starts.Go(func() { a.spare(ctx, h) }) // while the stores are told, after which its owner may be here at once
 	_, err := h.change(func(sb *tartarus.Sandbox) error { return a.begins(sb, m.driver, h.spec.Timeout, now) })
-	if err == nil && !a.arrive(ctx, h) {
+	if err == nil {
 		a.tell(h)
 	}
 	return err
