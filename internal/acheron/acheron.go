@@ -55,6 +55,12 @@ type Operator interface {
 	Purge(ctx context.Context, before time.Time) (int, error)
 }
 
+// Keyed is what a Queue offers to who comes again with an idempotency key and has nothing to enqueue.
+type Keyed interface {
+	// ByKey returns the job that has a tenant's key. None, and the empty key, are tartarus.NotFound.
+	ByKey(ctx context.Context, tenant, key string) (Job, error)
+}
+
 // The kinds of job.
 const (
 	Create = "create" // start a new sandbox

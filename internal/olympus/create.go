@@ -3,7 +3,6 @@ package olympus
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -60,7 +59,14 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 		return err
 	}
 	wish.Tier = tier
+	digest := digestOf(key, v, raw)
 	out, err := s.cfg.Judges.Try(ctx, wish)
+	if err != nil {
+		// What was made for the first request with this key may be what leaves no room for the second.
+		if answered, err := s.answerAgain(ctx, w, who, key, digest); answered {
+			return err
+		}
+	}
 	who.act.about(spec.ID, spec.Tenant)
 	if err := errors.Join(err, who.act.decided(ctx, out, map[string]string{"template": spec.Template, "templateID": spec.TemplateID})); err != nil {
 		return err
@@ -76,14 +82,14 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, who caller, v wi
 	spec.Heat = string(s.heat(spec, s.pasts.arrive(spec.TemplateID, who.now), out.Request.Heat).Heat)
 	where, err := s.place(ctx, spec, tier, who)
 	if err != nil {
+		if answered, err := s.answerAgain(ctx, w, who, key, digest); answered {
+			return err
+		}
 		return demanded(err, out)
 	}
 	spec.Runtime = where.Runtime
 	job := acheron.Job{ID: spec.ID, Tenant: spec.Tenant, Node: where.Node, Kind: acheron.Create, MaxAttempts: createAttempts, Deadline: who.now.Add(s.cfg.CreateTime + lateness)}
-	if key != "" {
-		sum := sha256.Sum256(append([]byte(v.name+" "), raw...))
-		job.Key, job.Digest = key, hex.EncodeToString(sum[:])
-	}
+	job.Key, job.Digest = key, digest
 	sb, err := s.cross(ctx, spec, job, s.placing(spec, tier))
 	if err != nil {
 		return err
@@ -193,7 +199,7 @@ func (s *Server) enqueue(job acheron.Job, put func(acheron.Job) (acheron.Job, er
 		if err != nil || queued.ID == job.ID || !mayTryAgain(queued, time.Now()) {
 			break
 		}
-		job.Key = key + "#" + strconv.Itoa(round)
+		job.Key = keyOfRound(key, round)
 		queued, err = put(job)
 	}
 	return queued, err

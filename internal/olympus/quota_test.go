@@ -85,6 +85,44 @@ func TestQuotaIsExactAcrossReplicas(t *testing.T) {
 	r.call("developer", "POST", "/sandboxes/"+list[1].SandboxID+"/connect", `{"timeout":60}`).want(429, "quota_exceeded")
 }
 
+// A client that did not hear the answer asks again with its key. What was made for it the first time fills the quota, and is the answer all the same.
+func TestQuotaAndIdempotencyKeys(t *testing.T) {
+	r := newRig(t, nil)
+	r.call("admin", "POST", "/tenants", `{"name":"default","quota":{"sandboxes":1}}`).want(201)
+	create := func(key, body string) answer {
+		return r.call("developer", "POST", "/v2/sandboxes", body, "Idempotency-Key", key)
+	}
+	const body = `{"templateID":"base","timeout":600}`
+	first := decode[api.Sandbox](create("one", body).want(201))
+	for range 3 {
+		if again := decode[api.Sandbox](create("one", body).want(201)); again.SandboxID != first.SandboxID || again.EnvdAccessToken != first.EnvdAccessToken {
+			t.Fatalf("got %+v, and first %+v", again, first)
+		}
+	}
+	create("one", `{"templateID":"base","timeout":60}`).want(422)
+	create("two", body).want(429, "quota_exceeded")
+	r.call("other", "POST", "/v2/sandboxes", body, "Idempotency-Key", "one").want(201) // is another tenant's key, and has no quota
+	r.held(2)
+	if u := decode[api.Tenant](r.call("operator", "GET", "/tenants/default", "").want(200)).Usage; u == nil || u.Sandboxes != 1 {
+		t.Errorf("usage is %+v", u)
+	}
+	// A policy that forbids it by now takes nothing back either.
+	r.call("operator", "PUT", "/policies/size", policyBody(t, bounded("size", 1, "deny"), 0)).want(200)
+	if again := decode[api.Sandbox](create("one", body).want(201)); again.SandboxID != first.SandboxID {
+		t.Errorf("got %+v", again)
+	}
+	create("three", body).want(403, "smaller please")
+	allowed := 0
+	for _, rec := range r.records("action=sandbox.create&object=" + first.SandboxID) {
+		if rec.Verdict == "allow" {
+			allowed++
+		}
+	}
+	if allowed != 5 {
+		t.Errorf("%d of 5 requests about it are on record as allowed", allowed)
+	}
+}
+
 // A start that comes to nothing gives back what it claimed, and the reasons of a refusal say which part of the quota it is about.
 func TestQuotaOfFailedCreates(t *testing.T) {
 	r := newRig(t, nil)

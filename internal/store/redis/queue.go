@@ -237,6 +237,18 @@ func (q *Queue) Job(ctx context.Context, id string) (acheron.Job, error) {
 	return j, err
 }
 
+// ByKey implements acheron.Keyed.
+func (q *Queue) ByKey(ctx context.Context, tenant, key string) (acheron.Job, error) {
+	v, err := q.run(ctx, keyedScript, tenant, key)
+	switch {
+	case err != nil:
+		return acheron.Job{}, fmt.Errorf("read job by its key: %w", err)
+	case v.text(0) != "ok":
+		return acheron.Job{}, tartarus.Errorf(tartarus.NotFound, "no job has the idempotency key %q", key)
+	}
+	return decodeJob(v.list(1).fields())
+}
+
 // Await implements acheron.Queue.
 func (q *Queue) Await(ctx context.Context, id string) (acheron.Job, error) {
 	b := q.db.bells

@@ -47,6 +47,7 @@ var (
 	reportScript  = load(true, "queue", "report")
 	cancelScript  = load(true, "queue", "cancel")
 	jobScript     = load(false, "queue", "job")
+	keyedScript   = load(false, "queue", "keyed")
 	requeueScript = load(true, "queue", "requeue")
 	purgeScript   = load(true, "queue", "purge")
 	tickScript    = load(true, "queue", "tick")

@@ -97,6 +97,26 @@ func (t *txn) stored(where string, args ...any) (*entry, error) {
 	return e, nil
 }
 
+// ByKey implements acheron.Keyed.
+func (q *Queue) ByKey(ctx context.Context, tenant, key string) (acheron.Job, error) {
+	var found *acheron.Job
+	err := q.db.write(ctx, func(t *txn) error { // open jobs are known to the committer alone
+		e, err := t.stored("tenant = ? AND key = ? AND key <> ''", tenant, key)
+		if err == nil && e != nil {
+			j := e.Job
+			found = &j
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return acheron.Job{}, fmt.Errorf("read job by its key: %w", err) // ctx may have ended while the committer still writes found
+	case found == nil:
+		return acheron.Job{}, tartarus.Errorf(tartarus.NotFound, "no job has the idempotency key %q", key)
+	}
+	return *found, nil
+}
+
 // Lease implements acheron.Queue.
 func (q *Queue) Lease(ctx context.Context, node string, max int, ttl time.Duration) ([]acheron.Lease, error) {
 	if node == "" || max < 1 || ttl <= 0 {

@@ -155,6 +155,15 @@ func jobKeys(t *testing.T, s Subject[QueueStore]) {
 	_, err = s.Store.Job(ctx, "b")
 	wantKind(t, err, tartarus.NotFound)
 
+	keyed := s.Store.(acheron.Keyed)
+	got, err := keyed.ByKey(ctx, a.Tenant, "k")
+	must(t, err)
+	wantSame(t, got, first)
+	for _, none := range [][2]string{{a.Tenant, "k2"}, {a.Tenant, ""}, {"beta", "k"}} {
+		_, err = keyed.ByKey(ctx, none[0], none[1])
+		wantKind(t, err, tartarus.NotFound)
+	}
+
 	other := a
 	other.ID, other.Digest = "c", "d2"
 	_, err = s.Store.Enqueue(ctx, other)
@@ -171,7 +180,7 @@ func jobKeys(t *testing.T, s Subject[QueueStore]) {
 	_, err = s.Store.Enqueue(ctx, taken)
 	wantKind(t, err, tartarus.Conflict)
 	taken.ID = "e" // a key is unique per tenant only, and the refusal above has not taken it
-	got, err := s.Store.Enqueue(ctx, taken)
+	got, err = s.Store.Enqueue(ctx, taken)
 	must(t, err)
 	if got.ID != "e" {
 		t.Fatalf("another tenant's key gave job %s", got.ID)
@@ -182,6 +191,9 @@ func jobKeys(t *testing.T, s Subject[QueueStore]) {
 	must(t, s.Store.Complete(ctx, l, []byte("done")))
 	got, err = s.Store.Enqueue(ctx, a)
 	must(t, err)
+	byKey, err := keyed.ByKey(ctx, a.Tenant, "k")
+	must(t, err)
+	wantSame(t, byKey, got)
 	if got.ID != "a" || got.State != acheron.Done || string(got.Result) != "done" {
 		t.Fatalf("a key whose job is done gave %+v", got)
 	}
