@@ -1,12 +1,15 @@
 package redis
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"sync"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 )
 
 // bells wake those in this process who wait for something that happens in Redis. A ring may come for nothing: whoever
@@ -15,35 +18,62 @@ type bells struct {
 	mu    sync.Mutex
 	nodes map[string][]*bell // Lease calls, in the order they came
 	jobs  map[string][]*bell // Await calls
-	ours  map[string]bool    // jobs that were enqueued here and not awaited yet, and whether their end was heard
+	ours  map[string]*expectation
+}
+
+// expectation is a job that was enqueued in this process and not awaited to its end yet. Its end is heard, so that nobody need ask for it, and
+// where it is this process that completes it, nobody need ask for its result either.
+type expectation struct {
+	job   acheron.Job
+	ended bool
+	final bool // job is as it ended
 }
 
 // mostOurs bounds the jobs that are remembered: those that nobody awaits stay. Who finds nothing asks Redis.
-const mostOurs = 100_000
+const mostOurs = 20_000
 
 type bell struct{ ch chan struct{} }
 
 func newBells() *bells {
-	return &bells{nodes: map[string][]*bell{}, jobs: map[string][]*bell{}, ours: map[string]bool{}}
+	return &bells{nodes: map[string][]*bell{}, jobs: map[string][]*bell{}, ours: map[string]*expectation{}}
 }
 
 // expect remembers a job that is about to be enqueued.
-func (b *bells) expect(job string) {
+func (b *bells) expect(j acheron.Job) {
+	j.Payload = bytes.Clone(j.Payload)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.ours) >= mostOurs {
 		clear(b.ours)
 	}
-	b.ours[job] = false
+	b.ours[j.ID] = &expectation{job: j}
 }
 
-// expected forgets such a job again, and says whether it was remembered and whether its end was heard meanwhile.
-func (b *bells) expected(job string) (ours, ended bool) {
+// expected says what is known of a job that was enqueued here.
+func (b *bells) expected(job string) (known expectation, ours bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	ended, ours = b.ours[job]
+	if e := b.ours[job]; e != nil {
+		return *e, true
+	}
+	return expectation{}, false
+}
+
+func (b *bells) forget(job string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	delete(b.ours, job)
-	return ours, ended
+}
+
+// completed is heard of a job that this process has completed: as says what became of it.
+func (b *bells) completed(job string, as func(*acheron.Job)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.ours[job]; e != nil {
+		as(&e.job)
+		e.ended, e.final = true, true
+	}
+	wakeAll(b.jobs[job])
 }
 
 func (b *bells) add(m map[string][]*bell, name string) *bell {
@@ -105,8 +135,8 @@ func (b *bells) work(node string) {
 func (b *bells) ended(job string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, ours := b.ours[job]; ours {
-		b.ours[job] = true
+	if e := b.ours[job]; e != nil {
+		e.ended = true
 	}
 	wakeAll(b.jobs[job])
 }

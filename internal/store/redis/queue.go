@@ -30,10 +30,10 @@ func (q *Queue) Enqueue(ctx context.Context, j acheron.Job) (acheron.Job, error)
 	if err != nil {
 		return acheron.Job{}, err
 	}
-	q.db.bells.expect(j.ID)
+	q.db.bells.expect(j)
 	v, err := q.run(ctx, enqueueScript, j.ID, j.Tenant, j.Node, j.Key, j.Digest, j.MaxAttempts, micros(j.Deadline), body, j.Payload, q.db.cfg.MaxOpenJobs)
 	if err != nil || v.text(0) != "new" {
-		q.db.bells.expected(j.ID) // and no more
+		q.db.bells.forget(j.ID)
 	}
 	if err != nil {
 		return acheron.Job{}, fmt.Errorf("enqueue job %s: %w", j.ID, err)
@@ -158,15 +158,15 @@ func (q *Queue) take(ctx context.Context, node string, max int, ttl time.Duratio
 	return leases, nil
 }
 
-func (q *Queue) report(ctx context.Context, s *script, what string, l acheron.Lease, args ...any) error {
+func (q *Queue) report(ctx context.Context, s *script, what string, l acheron.Lease, args ...any) (answer, error) {
 	v, err := q.run(ctx, s, append([]any{l.Job.ID, l.Token}, args...)...)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s job %s: %w", what, l.Job.ID, err)
+		return nil, fmt.Errorf("%s job %s: %w", what, l.Job.ID, err)
 	case v.text(0) != "ok":
-		return tartarus.Errorf(tartarus.Conflict, "job %s: lease %d no longer holds", l.Job.ID, l.Token)
+		return nil, tartarus.Errorf(tartarus.Conflict, "job %s: lease %d no longer holds", l.Job.ID, l.Token)
 	}
-	return nil
+	return v, nil
 }
 
 // Renew implements acheron.Queue.
@@ -174,7 +174,7 @@ func (q *Queue) Renew(ctx context.Context, l acheron.Lease, ttl time.Duration) e
 	if ttl <= 0 {
 		return tartarus.Errorf(tartarus.Invalid, "renew: needs a time, not %s", ttl)
 	}
-	err := q.report(ctx, renewScript, "renew", l, ttl.Microseconds())
+	_, err := q.report(ctx, renewScript, "renew", l, ttl.Microseconds())
 	if err == nil {
 		q.db.timer.within(ttl)
 	}
@@ -186,19 +186,32 @@ func (q *Queue) Complete(ctx context.Context, l acheron.Lease, result []byte) er
 	if err := acheron.CheckResult(l.Job.ID, result); err != nil {
 		return err
 	}
-	return q.report(ctx, reportScript, "complete", l, "complete", string(result))
+	v, err := q.report(ctx, reportScript, "complete", l, "complete", string(result))
+	if err != nil {
+		return err
+	}
+	q.db.bells.completed(l.Job.ID, func(j *acheron.Job) {
+		j.State, j.Reason, j.Result, j.Token = acheron.Done, "", bytesOf(string(result)), l.Token
+		j.EndedAt, j.EnqueuedAt, j.Node = moment(v.text(1)), moment(v.text(2)), v.text(4)
+		j.Attempt = int(v.number(3))
+		if v.text(5) == "0" {
+			j.Deadline = time.Time{} // it had its effect, and was requeued
+		}
+	})
+	return nil
 }
 
 // Fail implements acheron.Queue.
 func (q *Queue) Fail(ctx context.Context, l acheron.Lease, reason string, retry bool) error {
 	if !retry {
-		return q.report(ctx, reportScript, "fail", l, "fail", reason)
+		_, err := q.report(ctx, reportScript, "fail", l, "fail", reason)
+		return err
 	}
 	args := []any{"retry", reason}
 	for attempt := 1; attempt <= 10; attempt++ {
 		args = append(args, acheron.Backoff(attempt).Microseconds())
 	}
-	err := q.report(ctx, reportScript, "fail", l, args...)
+	_, err := q.report(ctx, reportScript, "fail", l, args...)
 	if err == nil {
 		q.db.timer.within(acheron.Backoff(l.Job.Attempt))
 	}
@@ -254,16 +267,20 @@ func (q *Queue) Await(ctx context.Context, id string) (acheron.Job, error) {
 	b := q.db.bells
 	w := b.add(b.jobs, id)
 	defer b.leave(b.jobs, id, w)
-	ours, ended := b.expected(id) // then its end is heard, if it was not yet
+	defer b.forget(id)
+	known, ours := b.expected(id) // then its end is heard, if it was not yet
 	if !ours {
 		state, err := q.state(ctx, id)
 		if err != nil {
 			return acheron.Job{}, err
 		}
-		ended = state.Ended()
+		known.ended = state.Ended()
 	}
-	for rung := ended; ; rung = true {
+	for rung := known.ended; ; rung = true {
 		if rung { // it is rung for when it has ended, so that one question is mostly enough
+			if known, _ = b.expected(id); known.final && ctx.Err() == nil {
+				return known.job, nil
+			}
 			j, err := q.Job(ctx, id)
 			if e := ctx.Err(); e != nil {
 				err = e

@@ -45,6 +45,7 @@ func Queue(t *testing.T, open Factory[QueueStore]) {
 		{"a cancelled job ends", cancelJob},
 		{"Position counts those before", jobPosition},
 		{"Await returns when the job ends", awaitEnds},
+		{"Await returns the job as it is stored", awaitWhole},
 		{"Await knows ended and unknown jobs", awaitKnown},
 		{"an operator lists jobs by state", operatorList},
 		{"a dead job can be requeued", operatorRequeue},
@@ -435,6 +436,26 @@ func awaitEnds(t *testing.T, s Subject[QueueStore]) {
 		}
 	}
 	wantState(t, s.Store, "b", acheron.Waiting)
+}
+
+// awaitWhole holds that who waited is given the job as it is stored, in every field.
+func awaitWhole(t *testing.T, s Subject[QueueStore]) {
+	j := job("a")
+	j.Payload, j.Key, j.Digest, j.Deadline = []byte("payload"), "key", "digest", time.Now().Add(time.Hour)
+	enqueue(t, s.Store, j)
+	must(t, s.Store.Fail(patient(t), lease(t, s.Store, 1, long)[0], "again", true)) // after which the reason stands until it ends
+	got := make(chan acheron.Job, 1)
+	go func() {
+		j, err := s.Store.Await(patient(t), "a")
+		if err != nil {
+			t.Error(err)
+		}
+		got <- j
+	}()
+	must(t, s.Store.Complete(patient(t), lease(t, s.Store, 1, long)[0], []byte("r")))
+	want, err := s.Store.Job(patient(t), "a")
+	must(t, err)
+	wantSame(t, <-got, want)
 }
 
 func awaitKnown(t *testing.T, s Subject[QueueStore]) {

@@ -46,10 +46,10 @@ end
 
 -- read returns what the functions below need of a job, nil when there is none.
 local function read(id)
-  local j = call('HMGET', job_key(id), 'state', 'token', 'until', 'attempt', 'max', 'deadline', 'node', 'tenant', 'seq')
+  local j = call('HMGET', job_key(id), 'state', 'token', 'until', 'attempt', 'max', 'deadline', 'node', 'tenant', 'seq', 'enqueued')
   if not j[1] then return nil end
   return {id = id, state = j[1], token = j[2], ends = tonumber(j[3]), attempt = tonumber(j[4]), max = tonumber(j[5]),
-    deadline = tonumber(j[6]), node = j[7], tenant = j[8], seq = j[9]}
+    deadline = tonumber(j[6]), node = j[7], tenant = j[8], seq = j[9], enqueued = j[10]}
 end
 
 -- finish ends an open job.

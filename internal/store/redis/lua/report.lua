@@ -9,4 +9,4 @@ elseif verb == 'fail' then
 else
   release(j, text, now + tonumber(ARGV[4 + math.min(j.attempt, #ARGV - 4)]))
 end
-return {'ok'}
+return {'ok', num(now), j.enqueued, j.attempt, j.node, num(j.deadline)}
