@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/tartarus-sandbox/tartarus/internal/cli"
+	"github.com/tartarus-sandbox/tartarus/internal/snapshot/remote"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/gvisor"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/pagefault"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/qemu"
@@ -19,6 +20,6 @@ var version = "dev"
 func main() {
 	gvisor.Main()
 	qemu.Main()
-	pagefault.Main(nil)
+	pagefault.Main(map[string]pagefault.Opener{remote.Kind: remote.Open})
 	os.Exit(cli.Main(context.Background(), version, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

@@ -50,8 +50,8 @@ type Config struct {
 	// and in PATH.
 	Firecracker string `key:"firecracker" env:"TARTARUS_FIRECRACKER"`
 	Jailer      string `key:"jailer" env:"TARTARUS_JAILER"`
-	// PageFaultHandler has a process beside each restored Firecracker machine bring its memory in, and remember what is touched first. Without it
-	// the kernel does, and clones share the pages that they only read.
+	// PageFaultHandler has a process beside each restored Firecracker machine bring its memory in, and remember what is touched first; from the bucket, where a
+	// snapshot is there alone. Without it the kernel does, snapshots are fetched whole, and clones share the pages that they only read.
 	PageFaultHandler bool `key:"pageFaultHandler" env:"TARTARUS_PAGE_FAULT_HANDLER"`
 	// DiffSnapshots has Firecracker note which pages of a restored machine change, so that its next pause writes these only. Writes of guests become slower the first time
 	// that they touch a page.

@@ -21,6 +21,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/olympus"
 	"github.com/tartarus-sandbox/tartarus/internal/quota"
 	"github.com/tartarus-sandbox/tartarus/internal/secret"
+	"github.com/tartarus-sandbox/tartarus/internal/snapshot"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/telemetry"
 	"github.com/tartarus-sandbox/tartarus/internal/thanatos"
@@ -228,7 +229,8 @@ func (d *Daemon) openNode(ctx context.Context, p *parts) (err error) {
 
 // openAgent makes the node agent with every runtime that this build has.
 func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
-	drivers, err := openDrivers(d.cfg, p.state, d.log)
+	var snapshots *snapshot.Store
+	drivers, err := openDrivers(d.cfg, p.state, d.remoteMemory(func() *snapshot.Store { return snapshots }), d.log)
 	if err != nil {
 		return nil, err
 	}
@@ -248,8 +250,7 @@ func (d *Daemon) openAgent(p *parts) (*hecatoncheir.Agent, error) {
 		c := d.cfg.Hypnos.config()
 		idle = &c
 	}
-	snapshots, err := d.openSnapshots(p, drivers)
-	if err != nil {
+	if snapshots, err = d.openSnapshots(p, drivers); err != nil {
 		return nil, err
 	}
 	volumes, err := d.nodeVolumes(p)

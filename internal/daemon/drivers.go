@@ -31,15 +31,18 @@ const overcommit = 16
 
 // Drivers makes the runtimes that a stack with this configuration has, strongest first.
 func Drivers(cfg Config) ([]vmm.Driver, error) {
-	return openDrivers(cfg, cfg.DataDir, slog.New(slog.DiscardHandler))
+	return openDrivers(cfg, cfg.DataDir, nil, slog.New(slog.DiscardHandler))
 }
 
-// openDrivers makes the runtimes of this build, strongest first.
-func openDrivers(cfg Config, state string, log *slog.Logger) ([]vmm.Driver, error) {
+// openDrivers makes the runtimes of this build, strongest first. memory is where that of snapshots may be, beside their folders; nil for nowhere.
+func openDrivers(
+	cfg Config, state string, memory func(ctx context.Context, dir string) (*firecracker.Remote, error), log *slog.Logger,
+) ([]vmm.Driver, error) {
 	judge := func(ctx context.Context) kvm.Verdict { return kvm.Remembered(ctx, kvmMemory, time.Now()) }
 	kernel := guestKernel(cfg)
 	micro := FirecrackerConfig(cfg)
 	micro.Dir, micro.Guest, micro.KVM, micro.Log = filepath.Join(state, "microvms"), firecracker.Guest{Linux: kernel}, judge, log
+	micro.PageFaults.Remote = memory
 	fc, err := firecracker.New(micro)
 	if err != nil {
 		return nil, err

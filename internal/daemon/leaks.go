@@ -62,7 +62,7 @@ func stoppedLeaks(ctx context.Context, cfg Config, log *slog.Logger, remove bool
 	if err != nil {
 		return nil, err
 	}
-	drivers, err := openDrivers(cfg, cfg.DataDir, log)
+	drivers, err := openDrivers(cfg, cfg.DataDir, nil, log)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func abandonedLeaks(ctx context.Context, cfg Config, log *slog.Logger, remove bo
 	}
 	var found []vmm.Leftover
 	for _, dir := range dirs {
-		drivers, err := openDrivers(cfg, dir, log)
+		drivers, err := openDrivers(cfg, dir, nil, log)
 		if err != nil {
 			return found, err
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
 	"github.com/tartarus-sandbox/tartarus/internal/snapshot"
+	"github.com/tartarus-sandbox/tartarus/internal/snapshot/remote"
 	"github.com/tartarus-sandbox/tartarus/internal/store/sqlite"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/fake"
@@ -24,7 +25,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	pagefault.Main(nil)
+	pagefault.Main(map[string]pagefault.Opener{remote.Kind: remote.Open})
 	goleak.VerifyTestMain(m)
 }
 

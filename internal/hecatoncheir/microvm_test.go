@@ -30,6 +30,8 @@ type microRig struct {
 	*rig
 	micro  firecracker.Config // of the next agent's driver
 	rootfs string
+	// noHandlers has the next agent's driver do without page-fault handlers.
+	noHandlers bool
 	// left are machines as earlier agents knew them: what they hold of this process ends with the test.
 	left []vmm.Machine
 }
@@ -63,15 +65,14 @@ func newMicroRig(t *testing.T, change func(r *microRig, c *Config)) *microRig {
 		t.Skipf("driver firecracker: %s", s.Reason)
 	}
 	m.rig = newRig(t, func(c *Config) {
+		if change != nil {
+			change(m, c)
+		}
 		driver, err := firecracker.New(m.micro)
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.Drivers, c.Templates, c.StartTime = []vmm.Driver{driver}, templateAt(m.rootfs), time.Minute
-		c.Snapshots = nil
-		if change != nil {
-			change(m, c)
-		}
 	})
 	t.Cleanup(func() { // before the agent itself ends
 		ctx := context.WithoutCancel(t.Context())

@@ -157,7 +157,11 @@ func (a *Agent) fromSnapshot(ctx context.Context, d vmm.Driver, c vmm.Config, id
 }
 
 func (a *Agent) tryFrom(ctx context.Context, d vmm.Driver, c vmm.Config, id string, reboot bool) (m vmm.Machine, booted bool, err error) {
-	snap, release, err := a.snapshots.Get(ctx, id)
+	var elsewhere []string
+	if lazy, ok := d.(vmm.Lazy); ok && !reboot {
+		elsewhere = lazy.Elsewhere()
+	}
+	snap, release, err := a.snapshots.GetWithout(ctx, id, elsewhere)
 	if tartarus.Is(err, tartarus.NotFound) {
 		return nil, false, tartarus.Errorf(tartarus.Corrupt, "it is gone from this node, and there is no copy of it")
 	}

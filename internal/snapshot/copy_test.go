@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -359,4 +362,93 @@ func TestFullDisk(t *testing.T) {
 		t.Error(err)
 	}
 	onlyTmp(t, root)
+}
+
+// TestAway leaves a file in a real object store: it is linked to, counts as there, and is fetched for whoever needs it whole.
+func TestAway(t *testing.T) {
+	server := s3test.Start(t)
+	blobs := server.Open()
+	a := open(t, snapshot.Config{Node: "a", Blobs: blobs})
+	taken := create(t, a, meta, 7)
+	if err := a.Upload(t.Context(), taken.ID); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "snapshots")
+	b := open(t, snapshot.Config{Dir: dir, Node: "b", Blobs: blobs})
+	get := func(s *snapshot.Store, without ...string) snapshot.Snapshot {
+		t.Helper()
+		snap, release, err := s.GetWithout(t.Context(), taken.ID, without)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		return snap
+	}
+	snap := get(b, "pages.img", "no such file")
+	if len(snap.Away) != 1 || snap.Away[0] != "pages.img" || snap.Stored >= taken.Stored {
+		t.Errorf("away %v, %d bytes stored of %d", snap.Away, snap.Stored, taken.Stored)
+	}
+	if _, err := os.Stat(filepath.Join(snap.Dir(), "pages.img")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it was fetched: %v", err)
+	}
+	links, err := b.Links(t.Context(), snap.Dir(), "pages.img")
+	if err != nil || len(links) != 3 {
+		t.Fatalf("%d links, %v", len(links), err)
+	}
+	for _, l := range links {
+		res, err := http.Get(l.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK || strings.Contains(l.URL, "test-secret") {
+			t.Errorf("a link answers %s", res.Status)
+		}
+		u, err := url.Parse(l.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u.RawQuery = ""; u.String() == "" {
+			t.Fatal("no address")
+		}
+		if res, err = http.Get(u.String()); err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusForbidden {
+			t.Errorf("without its signature it answers %s", res.Status)
+		}
+	}
+	if _, err := b.Links(t.Context(), filepath.Dir(dir), "pages.img"); !tartarus.Is(err, tartarus.NotFound) {
+		t.Errorf("links to what is no snapshot: %v", err)
+	}
+	// All that asks whether it is whole, or copies it, is content.
+	if _, err := b.Verify(t.Context(), taken.ID); err != nil {
+		t.Error(err)
+	}
+	if err := b.Upload(t.Context(), taken.ID); err != nil {
+		t.Error(err)
+	}
+	b = open(t, snapshot.Config{Dir: dir, Node: "b", Blobs: blobs})
+	if again := get(b, "pages.img"); len(again.Away) != 1 {
+		t.Errorf("after a restart away is %v", again.Away)
+	}
+	whole := get(b)
+	if len(whole.Away) != 0 {
+		t.Errorf("still away: %v", whole.Away)
+	}
+	sameFiles(t, taken.Dir(), whole.Dir())
+
+	// One that was removed is not used any more, wherever the rest of it is.
+	c := open(t, snapshot.Config{Node: "c", Blobs: blobs})
+	get(c, "pages.img")
+	if err := a.Remove(t.Context(), taken.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.GetWithout(t.Context(), taken.ID, []string{"pages.img"}); !tartarus.Is(err, tartarus.NotFound) {
+		t.Errorf("of one that was removed: %v", err)
+	}
+	if left := c.List(snapshot.Filter{}); len(left) != 0 {
+		t.Errorf("left: %+v", left)
+	}
 }

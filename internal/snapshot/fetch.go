@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -21,30 +22,71 @@ const packedMost = ChunkSize + ChunkSize/64 + 1024
 // Get holds a snapshot for somebody who restores from it: the one on this machine, else a copy fetched from the object store. Whatever was
 // fetched has been compared with its digests. The release must be called once.
 func (s *Store) Get(ctx context.Context, id string) (Snapshot, func(), error) {
+	return s.GetWithout(ctx, id, nil)
+}
+
+// GetWithout is Get, but leaves files with these names in the object store where they are there alone and can be linked to: see Links. One that is needed
+// whole later is completed by then.
+func (s *Store) GetWithout(ctx context.Context, id string, without []string) (Snapshot, func(), error) {
+	if _, ok := s.cfg.Blobs.(Linker); !ok {
+		without = nil
+	}
 	snap, release, err := s.Hold(id)
+	if err == nil && len(snap.Away) > 0 {
+		release()
+		if snap, release, err = s.getAway(ctx, snap, without); err == nil {
+			return snap, release, nil
+		}
+	}
 	if !tartarus.Is(err, tartarus.NotFound) || s.cfg.Blobs == nil || !tartarus.ValidID(id) {
 		return snap, release, err
 	}
-	if err := s.fetch(ctx, id); err != nil {
+	if err := s.fetch(ctx, id, without); err != nil {
 		return Snapshot{}, nil, fmt.Errorf("fetch snapshot %s: %w", id, err)
 	}
 	return s.Hold(id)
 }
 
-// fetch copies a snapshot from the object store. Of two at once the second finds the first one's.
-func (s *Store) fetch(ctx context.Context, id string) error {
+// getAway holds a snapshot that is partly in the object store, which must still have it; what is not to be left there is fetched.
+func (s *Store) getAway(ctx context.Context, snap Snapshot, without []string) (Snapshot, func(), error) {
+	_, err := s.cfg.Blobs.Head(ctx, manifestBlob(snap.Kind, snap.ID))
+	if tartarus.Is(err, tartarus.NotFound) { // somebody removed it
+		return Snapshot{}, nil, errors.Join(err, s.Leave(snap.ID))
+	}
+	if err != nil {
+		return Snapshot{}, nil, fmt.Errorf("look for snapshot %s: %w", snap.ID, err)
+	}
+	if slices.ContainsFunc(snap.Away, func(name string) bool { return !slices.Contains(without, name) }) {
+		if err := s.Mend(ctx, snap.ID); err != nil {
+			return Snapshot{}, nil, err
+		}
+	}
+	return s.Hold(snap.ID)
+}
+
+// fetch copies a snapshot from the object store, but for the files that may stay there. Of two at once the second finds the first one's.
+func (s *Store) fetch(ctx context.Context, id string, without []string) error {
 	m, err := s.copied(ctx, id)
 	if err != nil {
 		return err
 	}
-	if m.Kind == Sandbox { // it has moved here
+	if m.Kind == Sandbox { // it has moved here, with all that it is
 		m.Node = s.cfg.Node
+		without = nil
+	}
+	for _, f := range m.Files {
+		if slices.Contains(without, f.Name) {
+			m.Away = append(m.Away, f.Name)
+		}
 	}
 	tmp, err := os.MkdirTemp(s.tmp(), id+"-")
 	if err != nil {
 		return err
 	}
 	err = s.download(ctx, m, filepath.Join(tmp, "files"))
+	if err == nil && len(m.Away) > 0 {
+		_, m.Stored, err = survey(filepath.Join(tmp, "files"))
+	}
 	if err == nil {
 		_, err = s.place(m, tmp)
 	}
@@ -146,6 +188,9 @@ func (s *Store) copied(ctx context.Context, id string) (Manifest, error) {
 			return Manifest{}, err
 		}
 		m, err := decodeManifest(id, b)
+		if err == nil && (len(m.Away) > 0 || m.Parent != "") {
+			err = tartarus.Errorf(tartarus.Corrupt, "the copy of snapshot %s is not whole", id)
+		}
 		if err == nil && !m.Hashed {
 			err = tartarus.Errorf(tartarus.Corrupt, "manifest of snapshot %s has no digests", id)
 		}
@@ -179,6 +224,9 @@ func (s *Store) download(ctx context.Context, m Manifest, dir string) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, file := range m.Files {
+		if slices.Contains(m.Away, file.Name) {
+			continue
+		}
 		f, err := os.OpenFile(filepath.Join(dir, file.Name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
 			return errors.Join(err, g.Wait())

@@ -64,6 +64,8 @@ type Manifest struct {
 	Meta
 	Files  []File `json:"files"`
 	Stored int64  `json:"stored"` // bytes that it takes on disk
+	// Away names the files that are in the object store alone: here they are read as they are used. Nothing in the store itself has such.
+	Away []string `json:"away,omitempty"`
 	// Hashed is set once all chunks have digests. Until then the files are told apart by name and size only, and by what checks the runtime has of its own.
 	Hashed bool `json:"hashed"`
 }

@@ -255,6 +255,9 @@ func (s *Store) look(id string) (Snapshot, error) {
 	}
 	snap := Snapshot{Manifest: m, dir: filepath.Join(s.cfg.Dir, id)}
 	for _, f := range m.Files {
+		if slices.Contains(m.Away, f.Name) {
+			continue
+		}
 		info, err := os.Lstat(filepath.Join(snap.Dir(), f.Name))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

@@ -175,10 +175,15 @@ func (s *Store) wantAll() {
 func (s *Store) complete(ctx context.Context, id string) error {
 	s.mu.Lock()
 	e, ok := s.known[id]
+	away := ok && len(e.snap.Away) > 0
 	early := ok && e.snap.Kind == Sandbox && (time.Since(e.snap.Created) < settleTime || e.users > 0)
 	s.mu.Unlock()
 	if early {
 		return nil // the next look finds it, unless it is gone by then: its sandbox runs again
+	}
+	if away { // it came from there
+		s.note(id, func(p *Progress) { p.State = StateCopied })
+		return nil
 	}
 	if err := s.Flatten(ctx, id); tartarus.Is(err, tartarus.Unavailable) {
 		return nil // its sandbox is coming back
@@ -217,6 +222,9 @@ func (s *Store) Upload(ctx context.Context, id string) error {
 		return err
 	}
 	defer release()
+	if len(snap.Away) > 0 {
+		return nil
+	}
 	s.note(id, func(p *Progress) { *p = Progress{State: StateCopying, Total: snap.held()} })
 	if err := s.uploadChunks(ctx, snap); err != nil {
 		return fmt.Errorf("copy snapshot %s: %w", id, err)

@@ -79,7 +79,10 @@ type Store struct {
 	http   *http.Transport
 }
 
-var _ snapshot.Blobs = (*Store)(nil)
+var (
+	_ snapshot.Blobs  = (*Store)(nil)
+	_ snapshot.Linker = (*Store)(nil)
+)
 
 // New makes a client. It asks nothing of the server yet.
 func New(c Config) (*Store, error) {
@@ -135,6 +138,16 @@ func (s *Store) Get(ctx context.Context, name string) (io.ReadCloser, error) {
 		return nil, explain("read", name, err)
 	}
 	return out.Body, nil // HTTP's own content length makes a short body an error
+}
+
+// Link implements snapshot.Linker.
+func (s *Store) Link(ctx context.Context, name string, d time.Duration) (string, error) {
+	in := &awss3.GetObjectInput{Bucket: aws.String(s.cfg.Bucket), Key: s.key(name)}
+	out, err := awss3.NewPresignClient(s.client).PresignGetObject(ctx, in, awss3.WithPresignExpires(d))
+	if err != nil {
+		return "", explain("link to", name, err)
+	}
+	return out.URL, nil
 }
 
 // Head implements snapshot.Blobs.

@@ -40,6 +40,7 @@ type machine struct {
 	log     *tail
 	counts  *counters
 	input   *os.File // nil without Config.Console
+	extraMB int64    // of its control group, beside the guest's memory and the monitor's own
 
 	stopped  atomic.Bool            // Stop was called before it ended
 	starved  atomic.Bool            // the kernel killed something in it for want of memory

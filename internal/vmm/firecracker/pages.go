@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/netns"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/pagefault"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
@@ -37,7 +38,7 @@ type PageFaults struct {
 
 	// Remote says how the memory of the snapshot in dir, which has no memory file, is read; nil when there is no such thing. Its Kind
 	// is one that the handler's program opens.
-	Remote func(dir string) (*Remote, error)
+	Remote func(ctx context.Context, dir string) (*Remote, error)
 
 	// Program is what handlers are started from; empty is this program. It must call pagefault.Main first thing.
 	Program string
@@ -51,6 +52,22 @@ type Remote struct {
 	// Network says that it is read over the network, so that the handler keeps this process's.
 	Network bool
 }
+
+var _ vmm.Lazy = (*Driver)(nil)
+
+// Elsewhere implements vmm.Lazy.
+func (d *Driver) Elsewhere() []string {
+	if d.cfg.PageFaults.Remote == nil || pagefault.Available() != nil {
+		return nil
+	}
+	return []string{memoryName}
+}
+
+// MemoryFile is the file of a snapshot that a Remote stands for.
+const MemoryFile = memoryName
+
+// remoteMB is what the page-fault handler of a memory that is elsewhere may take, of the machine's control group.
+const remoteMB = 96
 
 // memory has m's memory come from where it is.
 func (d *Driver) memory(ctx context.Context, m *machine, s *stored) (Backend, error) {

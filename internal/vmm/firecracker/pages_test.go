@@ -1,6 +1,7 @@
 package firecracker_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -123,7 +124,7 @@ func TestPageFaultHandlerIsAdopted(t *testing.T) {
 func TestRemoteMemory(t *testing.T) {
 	away := t.TempDir()
 	r := newRig(t, func(c *firecracker.Config) {
-		c.PageFaults.Remote = func(string) (*firecracker.Remote, error) {
+		c.PageFaults.Remote = func(context.Context, string) (*firecracker.Remote, error) {
 			info, err := os.Stat(filepath.Join(away, "memory"))
 			if err != nil {
 				return nil, err

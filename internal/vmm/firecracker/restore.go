@@ -61,7 +61,7 @@ func (d *Driver) openSnapshot(ctx context.Context, c vmm.Config, dir string) (_ 
 	}
 	if remote := d.cfg.PageFaults.Remote; remote != nil {
 		if _, err := os.Stat(filepath.Join(dir, memoryName)); errors.Is(err, fs.ErrNotExist) {
-			if s.remote, err = remote(dir); err != nil {
+			if s.remote, err = remote(ctx, dir); err != nil {
 				return nil, err
 			}
 		}
@@ -147,6 +147,9 @@ func (d *Driver) prepareRestore(ctx context.Context, m *machine, c vmm.Config, s
 		if err := out.Chown(m.state.UID, m.state.UID); err != nil {
 			return err
 		}
+	}
+	if s.remote != nil {
+		m.extraMB = remoteMB
 	}
 	return d.spawn(ctx, m, c)
 }

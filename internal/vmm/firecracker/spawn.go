@@ -29,7 +29,7 @@ func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config) (err error
 		return err
 	}
 	if m.group, err = d.host.Make(m.id, cgroup.Limits{
-		MemoryBytes: (c.Resources.MemoryMB + overheadMB) << 20, PIDs: int64(c.Resources.VCPU + hostThreads),
+		MemoryBytes: (c.Resources.MemoryMB + overheadMB + m.extraMB) << 20, PIDs: int64(c.Resources.VCPU + hostThreads),
 	}); err != nil {
 		return err
 	}

@@ -29,6 +29,12 @@ type Source interface {
 	io.Closer
 }
 
+// Holes is a Source that is somewhere else. All of it but its holes is brought in, in the background, so that its machine soon needs nothing but this host.
+type Holes interface {
+	// Hole reports whether a part of the memory is nothing but zeros, which need not be brought in.
+	Hole(at, n int64) bool
+}
+
 // Opener opens a source in the process that serves it, before that gives its rights away.
 type Opener func(spec json.RawMessage) (Source, error)
 

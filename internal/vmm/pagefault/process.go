@@ -31,7 +31,7 @@ func Main(openers map[string]Opener) {
 
 func run(openers map[string]Opener) error {
 	var o order
-	const most = 1 << 20
+	const most = 64 << 20 // a link to each chunk of 4 MiB of memory: 500 bytes
 	told := os.NewFile(orderFD, "order")
 	if err := json.NewDecoder(io.LimitReader(told, most)).Decode(&o); err != nil {
 		return fmt.Errorf("read order: %w", err)

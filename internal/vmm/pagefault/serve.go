@@ -80,9 +80,13 @@ func serve(conn *net.UnixConn, src Source, size int64, working *os.File) error {
 		defer close(gone)
 		_, _ = conn.Read(make([]byte, 1)) // the monitor says nothing more; this ends with it
 	}()
-	failed := make(chan error, 1)
-	go func() { failed <- s.faults() }()
-	go s.prefetch(gone)
+	// A fault that cannot be served ends the process at once: its processor waits for it, and may be the only one that would cause another event.
+	failed := make(chan error, hands+1)
+	go func() { failed <- s.faults(failed) }()
+	go func() {
+		s.prefetch(gone)
+		s.fill(gone)
+	}()
 	settled := time.After(settle)
 	for {
 		select {
@@ -146,11 +150,11 @@ func (s *server) layOut(maps []mapping, size int64) error {
 	return nil
 }
 
-// faults reads events until the monitor is gone. Each fault has a hand of its own, so that one slow read holds up one processor only.
-func (s *server) faults() error {
+// faults reads events until the monitor is gone. Each fault has a hand of its own, so that one slow read holds up one processor only; what one cannot serve
+// it tells failed.
+func (s *server) faults(failed chan<- error) error {
 	buf := make([]byte, 16*messageSize)
 	slots := make(chan struct{}, hands)
-	failed := make(chan error, hands)
 	for {
 		fds := []unix.PollFd{{Fd: int32(s.uffd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
@@ -180,11 +184,6 @@ func (s *server) faults() error {
 					}
 				}()
 			}
-		}
-		select {
-		case err := <-failed:
-			return err
-		default:
 		}
 	}
 }
@@ -338,6 +337,40 @@ func (s *server) prefetch(gone <-chan struct{}) {
 		case next <- n:
 		case <-gone:
 			return
+		}
+	}
+}
+
+// fillAgain is how long a source that did not give a unit is left alone.
+const fillAgain = 5 * time.Second
+
+// fill brings in the rest of a memory that is somewhere else, one unit after the other: who waits for one has it sooner.
+func (s *server) fill(gone <-chan struct{}) {
+	holes, ok := s.src.(Holes)
+	if !ok {
+		return
+	}
+	for _, r := range s.regions {
+		for i := 0; i < len(r.units); {
+			at := uint64(i) * r.unit
+			var err error
+			if !holes.Hole(int64(r.Offset+at), int64(min(r.unit, r.Size-at))) {
+				err = s.bring(r, i)
+			}
+			if err == nil {
+				i++
+				select {
+				case <-gone:
+					return
+				default:
+					continue
+				}
+			}
+			select {
+			case <-gone:
+				return
+			case <-time.After(fillAgain):
+			}
 		}
 	}
 }
