@@ -97,6 +97,14 @@ func (s *Store) Chain(id string) ([]Layer, func(), error) {
 // Flatten makes a snapshot that holds changes only a whole one, which takes its place under the same id, and lets go of what it built on. It does nothing
 // for one that is whole. While somebody reads it, it is tartarus.Unavailable.
 func (s *Store) Flatten(ctx context.Context, id string) error {
+	s.mu.Lock()
+	e, ok := s.known[id]
+	s.mu.Unlock()
+	if !ok {
+		return tartarus.Errorf(tartarus.NotFound, "snapshot %.40q is not on this node", id)
+	}
+	e.merging.Lock()
+	defer e.merging.Unlock()
 	chain, release, err := s.Chain(id)
 	if err != nil {
 		return err
@@ -110,7 +118,6 @@ func (s *Store) Flatten(ctx context.Context, id string) error {
 		return tartarus.Errorf(tartarus.Unsupported, "snapshot %s holds changes only, and nobody here can merge them", id)
 	}
 	s.mu.Lock()
-	e := s.known[id] // it is held
 	m := e.snap.Manifest
 	s.mu.Unlock()
 	tmp, err := os.MkdirTemp(s.tmp(), id+"-")
@@ -119,7 +126,6 @@ func (s *Store) Flatten(ctx context.Context, id string) error {
 		return fmt.Errorf("make snapshot %s whole: %w", id, err)
 	}
 	defer func() { _ = os.RemoveAll(tmp) }() // what stays goes with the next start
-	parent := m.Parent
 	fresh := filepath.Join(tmp, "new")
 	m, err = s.mergeInto(ctx, m, chain, fresh)
 	release()
@@ -129,7 +135,6 @@ func (s *Store) Flatten(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("make snapshot %s whole: %w", id, err)
 	}
-	s.letGoOf(parent)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -177,6 +178,24 @@ func TestFlatten(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(r.cfg.Dir, "tmp")); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
+}
+
+// TestFlattenAtOnce has several ask for it at the same time: one does it, and all are content.
+func TestFlattenAtOnce(t *testing.T) {
+	r := newChains(t, nil)
+	r.make("aa", "", "1")
+	r.make("bb", "aa", "2")
+	r.remove("aa")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if err := r.store.Flatten(context.Background(), "bb"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	r.is("whole", r.here(), "bb")
 }
 
 // TestFlattenThatFails leaves the chain as it was.

@@ -57,8 +57,8 @@ func (s *Store) getAway(ctx context.Context, snap Snapshot, without []string) (S
 		return Snapshot{}, nil, fmt.Errorf("look for snapshot %s: %w", snap.ID, err)
 	}
 	if slices.ContainsFunc(snap.Away, func(name string) bool { return !slices.Contains(without, name) }) {
-		if err := s.Mend(ctx, snap.ID); err != nil {
-			return Snapshot{}, nil, err
+		if err := s.replace(ctx, snap.ID); err != nil {
+			return Snapshot{}, nil, fmt.Errorf("complete snapshot %s: %w", snap.ID, err)
 		}
 	}
 	return s.Hold(snap.ID)
@@ -109,6 +109,15 @@ func (s *Store) Mend(ctx context.Context, id string) error {
 	if s.cfg.Blobs == nil {
 		return tartarus.Errorf(tartarus.NotFound, "there is no copy of snapshot %s", id)
 	}
+	if err := s.replace(ctx, id); err != nil {
+		return fmt.Errorf("mend snapshot %s: %w", id, err)
+	}
+	s.log.Warn("damaged snapshot replaced by its copy", "snapshot", id)
+	return nil
+}
+
+// replace puts the copy of a snapshot in the place of what is here.
+func (s *Store) replace(ctx context.Context, id string) error {
 	s.mu.Lock()
 	e, ok := s.known[id]
 	s.mu.Unlock()
@@ -117,11 +126,11 @@ func (s *Store) Mend(ctx context.Context, id string) error {
 	}
 	m, err := s.copied(ctx, id)
 	if err != nil {
-		return fmt.Errorf("mend snapshot %s: %w", id, err)
+		return err
 	}
 	tmp, err := os.MkdirTemp(s.tmp(), id+"-")
 	if err != nil {
-		return fmt.Errorf("mend snapshot %s: %w", id, err)
+		return err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }() // what stays goes with the next start
 	fresh := filepath.Join(tmp, "new")
@@ -135,11 +144,7 @@ func (s *Store) Mend(ctx context.Context, id string) error {
 	if err == nil {
 		err = s.swap(e, m, fresh, filepath.Join(tmp, "old"))
 	}
-	if err != nil {
-		return fmt.Errorf("mend snapshot %s: %w", id, err)
-	}
-	s.log.Warn("damaged snapshot replaced by its copy", "snapshot", id, "tenant", m.Tenant)
-	return nil
+	return err
 }
 
 // swap puts a fresh folder in the place of a damaged one, with the image that the latter held.
@@ -157,8 +162,12 @@ func (s *Store) swap(e *entry, m Manifest, fresh, old string) error {
 		return err
 	}
 	s.mu.Lock()
+	parent := e.snap.Parent
 	e.snap.Manifest = m
 	s.mu.Unlock()
+	if m.Parent == "" {
+		s.letGoOf(parent)
+	}
 	return syncPath(s.cfg.Dir)
 }
 

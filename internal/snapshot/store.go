@@ -49,6 +49,7 @@ type entry struct {
 	doomed   bool // removed as soon as nobody uses it
 	progress Progress
 	writing  sync.Mutex // of its manifest
+	merging  sync.Mutex // one at a time makes it whole
 	// reading is held, shared, by who reads its files, and alone by who exchanges them.
 	reading sync.RWMutex
 }
