@@ -27,9 +27,8 @@ func TestInside(t *testing.T) {
 	if in := ask(m); in.Since.SerialWritten < 2 || in.Since.SerialWritten > 1000 {
 		t.Errorf("a guest that answered wrote %d bytes", in.Since.SerialWritten)
 	}
-	if in := ask(m); in.Since != (tartarus.DeviceCounts{}) {
-		t.Errorf("a guest that did nothing did %+v", in.Since)
-	}
+	// The end of its line may still have been on its way.
+	r.eventually("a guest that does nothing is counted with nothing", func() bool { return ask(m).Since == (tartarus.DeviceCounts{}) })
 	snap := r.snapshot(m)
 	clone := r.restore("clone", snap)
 	r.count(clone)
