@@ -26,6 +26,7 @@ type bells struct {
 type expectation struct {
 	job   acheron.Job
 	ended bool
+	ours  int  // calls of this process that are completing it and will tell what became of it, which mostly is heard before their answer
 	final bool // job is as it ended
 }
 
@@ -65,15 +66,27 @@ func (b *bells) forget(job string) {
 	delete(b.ours, job)
 }
 
-// completed is heard of a job that this process has completed: as says what became of it.
-func (b *bells) completed(job string, as func(*acheron.Job)) {
+// completing is heard before this process completes a job, and completed afterwards: as says what became of the job, nil that it did not work.
+func (b *bells) completing(job string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if e := b.ours[job]; e != nil {
+		e.ours++
+	}
+}
+
+func (b *bells) completed(job string, as func(*acheron.Job)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.ours[job]
+	if e != nil {
+		e.ours = max(0, e.ours-1)
+	}
+	if e != nil && as != nil {
 		as(&e.job)
 		e.ended, e.final = true, true
 	}
-	wakeAll(b.jobs[job])
+	wakeAll(b.jobs[job]) // also where it did not work: what was heard meanwhile was not passed on
 }
 
 func (b *bells) add(m map[string][]*bell, name string) *bell {
@@ -137,6 +150,9 @@ func (b *bells) ended(job string) {
 	defer b.mu.Unlock()
 	if e := b.ours[job]; e != nil {
 		e.ended = true
+		if e.ours > 0 {
+			return
+		}
 	}
 	wakeAll(b.jobs[job])
 }

@@ -186,8 +186,10 @@ func (q *Queue) Complete(ctx context.Context, l acheron.Lease, result []byte) er
 	if err := acheron.CheckResult(l.Job.ID, result); err != nil {
 		return err
 	}
+	q.db.bells.completing(l.Job.ID)
 	v, err := q.report(ctx, reportScript, "complete", l, "complete", string(result))
 	if err != nil {
+		q.db.bells.completed(l.Job.ID, nil)
 		return err
 	}
 	q.db.bells.completed(l.Job.ID, func(j *acheron.Job) {
