@@ -67,7 +67,7 @@ LAW = route x role|noticed:|quota of 10|in force on three|^--- (PASS|FAIL|SKIP):
 # Prints what was counted and noticed; all the rest only when something fails.
 test-law: build ## who may come in, roles on every route, provenance, policies, quotas on both stores, the audit log under tampering, quarantine
 	@log=$$(mktemp); { \
-	  $(GO) test -count 1 -v ./internal/audit ./internal/themis ./internal/judges ./internal/tenant ./internal/login && \
+	  $(GO) test -count 1 -v ./internal/audit ./internal/themis ./internal/judges ./internal/tenant ./internal/quota ./internal/login && \
 	  $(GO) test -count 1 -v -run '^Test(Signed|SignaturesUnknown|BadKeys|Provenance)' ./internal/image ./internal/image/oci && \
 	  $(GO) test -count 1 -v -run 'Role|Exec|Lists|References|Polic|Quota|Record|Secret|Audit|Tenant|Key|People|Person|Provenance|Resume|Quarantine' ./internal/olympus && \
 	  $(GO) test -count 1 -v -run '^Test(Quotas|Reload|Policies|Shelf|Keys)$$' ./internal/store/sqlite && \

@@ -95,10 +95,11 @@ func (e *Env) applyPolicy(ctx context.Context, cl *client.Client, file string, e
 	if e.JSON {
 		return e.printJSON(out)
 	}
-	_, err = fmt.Fprintf(e.Stdout, "%s@%d applied, %d tests passed\n", out.Policy.Name, out.Policy.Version, len(out.Tests))
 	if dry {
-		_, err = fmt.Fprintf(e.Stdout, "%s can be applied\n", out.Policy.Name)
+		_, err = fmt.Fprintf(e.Stdout, "%s can be applied, %d tests passed\n", out.Policy.Name, len(out.Tests))
+		return err
 	}
+	_, err = fmt.Fprintf(e.Stdout, "%s@%d applied, %d tests passed\n", out.Policy.Name, out.Policy.Version, len(out.Tests))
 	return err
 }
 
