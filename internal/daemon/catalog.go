@@ -151,6 +151,9 @@ func (a advertised) List(ctx context.Context, _ string) ([]olympus.Template, err
 
 // Version implements olympus.Templates.
 func (a advertised) Version(ctx context.Context, id, build string) (olympus.Template, error) {
+	if build == "" {
+		return a.Resolve(ctx, "", id)
+	}
 	t, found, err := a.first(ctx, func(all []hades.Template) int {
 		return slices.IndexFunc(all, func(t hades.Template) bool { return t.ID == id && t.Build == build })
 	})

@@ -13,8 +13,8 @@ type Templates interface {
 	// default template. Unknown, not ready and another's private one are all tartarus.NotFound.
 	Resolve(ctx context.Context, tenant, ref string) (Template, error)
 
-	// Version returns a version by the ids of its template and build: also one that no name leads to any more, as long as it is kept. None is
-	// tartarus.NotFound.
+	// Version returns a version by the ids of its template and build: also one that no name leads to any more, as long as it is kept. An
+	// empty build is the current one, none is tartarus.NotFound.
 	Version(ctx context.Context, id, build string) (Template, error)
 
 	// List returns all templates that the tenant may use, by name.
