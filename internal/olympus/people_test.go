@@ -43,7 +43,7 @@ func TestPeople(t *testing.T) {
 		t.Error("a developer may exec")
 	}
 	r.call(ron, "GET", "/sandboxes/"+sb.SandboxID, "").want(200)
-	r.call(ron, "DELETE", "/sandboxes/"+sb.SandboxID, "").want(403, "reader")
+	r.call(ron, "DELETE", "/sandboxes/"+sb.SandboxID, "").want(403, "you have reader")
 	// By the header that HTTP has for tokens, too.
 	r.call("", "GET", "/sandboxes/"+sb.SandboxID, "", "Authorization", "Bearer "+r.Keys["ann"]).want(200)
 

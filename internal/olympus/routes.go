@@ -229,7 +229,11 @@ func (s *Server) enter(role tenant.Role, r *http.Request, who *caller) error {
 	}
 	who.key = key
 	if !key.Role.Covers(role) {
-		return tartarus.Errorf(tartarus.Forbidden, "this needs the role %s; the API key has %s", role, key.Role)
+		whose := "the API key has"
+		if key.Person {
+			whose = "you have"
+		}
+		return tartarus.Errorf(tartarus.Forbidden, "this needs the role %s; %s %s", role, whose, key.Role)
 	}
 	return nil
 }
