@@ -145,27 +145,6 @@ func (h *Host) Group(name string) *Group {
 	return g
 }
 
-// Names lists the groups that exist in any hierarchy.
-func (h *Host) Names() ([]string, error) {
-	var names []string
-	for _, b := range h.bases() {
-		entries, err := os.ReadDir(filepath.Join(b, Parent))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list control groups: %w", err)
-		}
-		for _, e := range entries {
-			if e.IsDir() && !slices.Contains(names, e.Name()) {
-				names = append(names, e.Name())
-			}
-		}
-	}
-	slices.Sort(names)
-	return names, nil
-}
-
 // Make creates the group called name with its limits. When it fails, nothing of the group is left.
 func (h *Host) Make(name string, l Limits) (g *Group, err error) {
 	g = h.Group(name)

@@ -5,17 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/leftovers"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/pagefault"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
@@ -105,103 +101,19 @@ func (m *machine) takeOver(ctx context.Context, v version) error {
 
 // Leftovers implements vmm.Driver.
 func (d *Driver) Leftovers(ctx context.Context, owned func(id string) bool, remove bool) ([]vmm.Leftover, error) {
-	entries, err := os.ReadDir(d.jails)
-	if err != nil {
-		return nil, fmt.Errorf("list leftovers: %w", err)
-	}
-	var folders, ids []string
-	for _, e := range entries {
-		folders = append(folders, e.Name())
-	}
-	stray, err := d.processes()
-	if err != nil {
-		return nil, fmt.Errorf("list leftovers: %w", err)
-	}
-	ids = append(ids, folders...)
-	for id := range stray {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	var found []vmm.Leftover
-	var failed error
-	for _, id := range slices.Compact(ids) {
-		if owned(id) || d.known(id) {
-			continue
-		}
-		for _, pid := range stray[id] {
-			found = append(found, vmm.Leftover{Kind: "process", Name: strconv.Itoa(pid) + " (" + id + ")"})
-		}
-		if d.host.Group(id).Exists() {
-			found = append(found, vmm.Leftover{Kind: "cgroup", Name: id})
-		}
-		if slices.Contains(folders, id) {
-			found = append(found, vmm.Leftover{Kind: "folder", Name: d.folder(id)})
-		}
-		if remove {
-			failed = errors.Join(failed, d.sweep(ctx, id, stray[id]))
-		}
-	}
-	return found, failed
+	return leftovers.Driver{Dir: d.jails, Groups: d.host, Serves: d.serves}.List(ctx, func(id string) bool { return owned(id) || d.known(id) }, remove)
 }
 
-// sweep removes what is there of a machine that nobody owns. Its user is free once its folder is gone.
-func (d *Driver) sweep(ctx context.Context, id string, pids []int) error {
-	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
-	defer cancel()
-	for _, pid := range pids {
-		h, err := process.Open(pid)
-		if err != nil {
-			continue // gone by itself
-		}
-		if d.machineOf(pid) == id { // the handle is held: this is the process that was found
-			_ = h.Signal(unix.SIGKILL)
-			_ = h.Wait(ctx)
-		}
-		h.Close()
-	}
-	if err := d.host.Group(id).Remove(ctx); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(d.folder(id)); err != nil {
-		return fmt.Errorf("remove machine folder: %w", err)
-	}
-	return nil
-}
-
-// processes finds the monitors, jailers and page-fault handlers of this driver's folder, by machine.
-func (d *Driver) processes() (map[string][]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	found := map[string][]int{}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if id := d.machineOf(pid); id != "" {
-			found[id] = append(found[id], pid)
-		}
-	}
-	return found, nil
-}
-
-// machineOf tells which machine pid serves: the jailer and the monitor are started with the machine's id and with a socket whose name is this
-// driver's alone, the page-fault handler with both as well.
-func (d *Driver) machineOf(pid int) string {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-	if err != nil {
-		return ""
-	}
-	args := strings.Split(string(b), "\x00")
+// serves tells which machine a process with these arguments serves: the jailer and the monitor are started with the machine's id and with a
+// socket whose name is this driver's alone, the page-fault handler with both as well.
+func (d *Driver) serves(args []string) string {
 	if name := filepath.Base(args[0]); name != exeName && name != pagefault.Program && name != filepath.Base(d.cfg.Jailer) {
 		return ""
 	}
 	if !slices.Contains(args, "/"+d.socket()) {
 		return ""
 	}
-	if i := slices.Index(args, "--id"); i > 0 && i+1 < len(args) && tartarus.ValidID(args[i+1]) {
+	if i := slices.Index(args, "--id"); i > 0 && i+1 < len(args) {
 		return args[i+1]
 	}
 	return ""

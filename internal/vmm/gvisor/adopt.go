@@ -5,18 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/boot"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/leftovers"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
@@ -85,72 +83,7 @@ func (m *machine) answer(ctx context.Context) error {
 
 // Leftovers implements vmm.Driver.
 func (d *Driver) Leftovers(ctx context.Context, owned func(id string) bool, remove bool) ([]vmm.Leftover, error) {
-	names, err := d.host.Names()
-	if err != nil {
-		return nil, fmt.Errorf("list leftovers: %w", err)
-	}
-	entries, err := os.ReadDir(d.dir)
-	if err != nil {
-		return nil, fmt.Errorf("list leftovers: %w", err)
-	}
-	folders := make([]string, 0, len(entries))
-	for _, e := range entries {
-		folders = append(folders, e.Name())
-	}
-	stray, err := d.processes()
-	if err != nil {
-		return nil, fmt.Errorf("list leftovers: %w", err)
-	}
-	var found []vmm.Leftover
-	var failed error
-	for _, id := range union(names, folders, stray) {
-		if owned(id) || d.known(id) {
-			continue
-		}
-		// Other drivers of this host may keep groups below the same parent: only ids with a folder or a
-		// process of this driver are ours.
-		if !slices.Contains(folders, id) && len(stray[id]) == 0 {
-			continue
-		}
-		for _, pid := range stray[id] {
-			found = append(found, vmm.Leftover{Kind: "process", Name: strconv.Itoa(pid) + " (" + id + ")"})
-		}
-		group := d.host.Group(id)
-		if group.Exists() {
-			found = append(found, vmm.Leftover{Kind: "cgroup", Name: id})
-		}
-		if slices.Contains(folders, id) {
-			found = append(found, vmm.Leftover{Kind: "folder", Name: d.folder(id)})
-		}
-		if remove {
-			failed = errors.Join(failed, d.sweep(ctx, id, stray[id]))
-		}
-	}
-	return found, failed
-}
-
-// sweep removes what is there of a machine that nobody owns.
-func (d *Driver) sweep(ctx context.Context, id string, pids []int) error {
-	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
-	defer cancel()
-	for _, pid := range pids {
-		h, err := process.Open(pid)
-		if err != nil {
-			continue // gone by itself
-		}
-		if d.machineOf(pid) == id { // the handle is held: this is the process that was found
-			_ = h.Signal(unix.SIGKILL)
-			_ = h.Wait(ctx)
-		}
-		h.Close()
-	}
-	if err := d.host.Group(id).Remove(ctx); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(d.folder(id)); err != nil {
-		return fmt.Errorf("remove machine folder: %w", err)
-	}
-	return nil
+	return leftovers.Driver{Dir: d.dir, Groups: d.host, Serves: d.serves}.List(ctx, func(id string) bool { return owned(id) || d.known(id) }, remove)
 }
 
 // known reports whether this process itself holds the machine.
@@ -161,32 +94,8 @@ func (d *Driver) known(id string) bool {
 	return ok
 }
 
-// processes finds the sandbox processes of this driver's folder, by machine.
-func (d *Driver) processes() (map[string][]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	found := map[string][]int{}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if id := d.machineOf(pid); id != "" {
-			found[id] = append(found[id], pid)
-		}
-	}
-	return found, nil
-}
-
-// machineOf tells which machine's sandbox process pid is: it was started with the machine's folder as its root.
-func (d *Driver) machineOf(pid int) string {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-	if err != nil {
-		return ""
-	}
-	args := strings.Split(string(b), "\x00")
+// serves tells which machine's sandbox process was started with these arguments: with the machine's folder as its root.
+func (d *Driver) serves(args []string) string {
 	if args[0] != "runsc-sandbox" {
 		return ""
 	}
@@ -196,13 +105,4 @@ func (d *Driver) machineOf(pid int) string {
 		}
 	}
 	return ""
-}
-
-func union(a, b []string, c map[string][]int) []string {
-	all := append(slices.Clone(a), b...)
-	for id := range c {
-		all = append(all, id)
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
 }

@@ -5,17 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/leftovers"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
@@ -99,100 +96,13 @@ func (m *machine) answer(ctx context.Context) error {
 
 // Leftovers implements vmm.Driver.
 func (d *Driver) Leftovers(ctx context.Context, owned func(id string) bool, remove bool) ([]vmm.Leftover, error) {
-	entries, err := os.ReadDir(d.dir)
-	if err != nil {
-		return nil, fmt.Errorf("list leftovers: %w", err)
-	}
-	stray, err := d.processes()
-	if err != nil {
-		return nil, fmt.Errorf("list leftovers: %w", err)
-	}
-	ids := make([]string, 0, len(entries))
-	for _, e := range entries {
-		if tartarus.ValidID(e.Name()) {
-			ids = append(ids, e.Name())
-		}
-	}
-	folders := slices.Clone(ids)
-	for id := range stray {
-		if !slices.Contains(ids, id) {
-			ids = append(ids, id)
-		}
-	}
-	var found []vmm.Leftover
-	var failed error
-	for _, id := range ids {
-		if owned(id) || d.known(id) {
-			continue
-		}
-		for _, pid := range stray[id] {
-			found = append(found, vmm.Leftover{Kind: "process", Name: strconv.Itoa(pid) + " (" + id + ")"})
-		}
-		if d.host.Group(id).Exists() {
-			found = append(found, vmm.Leftover{Kind: "cgroup", Name: id})
-		}
-		if slices.Contains(folders, id) {
-			found = append(found, vmm.Leftover{Kind: "folder", Name: d.folder(id)})
-		}
-		if remove {
-			failed = errors.Join(failed, d.sweep(ctx, id, stray[id]))
-		}
-	}
-	return found, failed
+	return leftovers.Driver{Dir: d.dir, Groups: d.host, Serves: d.serves}.List(ctx, func(id string) bool { return owned(id) || d.known(id) }, remove)
 }
 
-// sweep removes what is there of a machine that nobody owns. Its user is free as soon as its folder is gone.
-func (d *Driver) sweep(ctx context.Context, id string, pids []int) error {
-	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
-	defer cancel()
-	for _, pid := range pids {
-		h, err := process.Open(pid)
-		if err != nil {
-			continue // gone by itself
-		}
-		if d.machineOf(pid) == id { // the handle is held: this is the process that was found
-			_ = h.Signal(unix.SIGKILL)
-			_ = h.Wait(ctx)
-		}
-		h.Close()
-	}
-	if err := d.host.Group(id).Remove(ctx); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(d.folder(id)); err != nil {
-		return fmt.Errorf("remove machine folder: %w", err)
-	}
-	return nil
-}
-
-// processes finds the QEMU processes of this driver's folder, by machine.
-func (d *Driver) processes() (map[string][]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	found := map[string][]int{}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if id := d.machineOf(pid); id != "" {
-			found[id] = append(found[id], pid)
-		}
-	}
-	return found, nil
-}
-
-// machineOf tells which machine's process pid is: its name has the machine's folder.
-func (d *Driver) machineOf(pid int) string {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-	if err != nil {
-		return ""
-	}
-	name, _, _ := strings.Cut(string(b), "\x00")
-	dir, ok := strings.CutPrefix(name, jailName)
-	if !ok || filepath.Dir(dir) != d.dir || !tartarus.ValidID(filepath.Base(dir)) {
+// serves tells which machine's QEMU has these arguments: its name has the machine's folder.
+func (d *Driver) serves(args []string) string {
+	dir, ok := strings.CutPrefix(args[0], jailName)
+	if !ok || filepath.Dir(dir) != d.dir {
 		return ""
 	}
 	return filepath.Base(dir)
