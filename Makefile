@@ -63,7 +63,7 @@ test-kvm: build ## Firecracker with Linux guests, where KVM can run one: the dri
 	if [ $$rc = 0 ] && grep -q '^--- SKIP' $$log; then grep -vE '^(PASS|ok)' $$log; echo "test-kvm: skipped, which is no pass: the reasons are above"; else cat $$log; fi; \
 	rm -f $$log; exit $$rc
 
-LAW = route x role|noticed:|quota of 10|in force on three|^--- (PASS|FAIL|SKIP): Test(Roles|Token|AuditArchive|Segments|Login|People|Signed|Provenance|Quota|Polic|Tamper|Check|Key|Crash|Retention|NoSecret|Nothing|Quarantine)|needs |^(ok|FAIL)
+LAW = route x role|noticed:|quota of 10|in force on three|^--- (PASS|FAIL|SKIP): Test(Roles|Token|AuditArchive|Archive|Segments|Login|People|Signed|Provenance|Quota|Polic|Tamper|Check|Key|Crash|Retention|NoSecret|Nothing|Quarantine)|needs |^(ok|FAIL)
 # Prints what was counted and noticed; all the rest only when something fails.
 test-law: build ## who may come in, roles on every route, provenance, policies, quotas on both stores, the audit log under tampering, quarantine
 	@log=$$(mktemp); { \

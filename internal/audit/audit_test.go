@@ -1,9 +1,11 @@
 package audit_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -459,7 +461,9 @@ func TestSegmentsEndByAge(t *testing.T) {
 		return openReplica(t, dir, "one", store, func(c *audit.Config, s *audit.SealerConfig) {
 			c.SegmentAge, s.Retention = age, time.Hour
 			s.Archive = func(_ context.Context, _, file string, _ []byte) error {
-				archived[file]++
+				if !strings.HasPrefix(file, "checkpoints-") {
+					archived[file]++
+				}
 				return nil
 			}
 		})
@@ -506,6 +510,77 @@ func TestSegmentsEndByAge(t *testing.T) {
 	}
 	r.seal(t)
 	r.wantSound(t, 10)
+}
+
+// What is in the archive can be verified by itself: a segment that is missing there, or was changed, is noticed.
+func TestArchiveIsVerifiable(t *testing.T) {
+	copied := t.TempDir()
+	sent := map[string][]byte{}
+	r := openReplica(t, t.TempDir(), "one", newShelf(t), func(c *audit.Config, s *audit.SealerConfig) {
+		c.SegmentBytes = 2 << 10
+		s.Archive = func(_ context.Context, _, file string, body []byte) error {
+			sent[file] = bytes.Clone(body)
+			return nil
+		}
+	})
+	for range 4 { // what was sent in several rounds
+		for range 5 {
+			r.add(t, 3)
+			r.seal(t)
+		}
+		if err := r.sealer.Retain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// As whoever has only the bucket does it.
+	var segments []string
+	var checkpoints []byte
+	for _, file := range slices.Sorted(maps.Keys(sent)) {
+		if strings.HasPrefix(file, "checkpoints-") {
+			checkpoints = append(checkpoints, sent[file]...)
+			continue
+		}
+		segments = append(segments, file)
+	}
+	write := func(file string, body []byte) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(copied, file)), 0o700), os.WriteFile(filepath.Join(copied, file), body, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("checkpoints.jsonl", checkpoints)
+	for _, file := range segments {
+		write("one/"+file, sent[file])
+	}
+	verify := func() audit.Report {
+		t.Helper()
+		rep, err := audit.Verify(t.Context(), audit.Verification{Dir: copied})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rep
+	}
+	if rep := verify(); !rep.OK || rep.Checkpoints < 5 || rep.Records < 30 || len(segments) < 4 {
+		t.Fatalf("%d segments, %+v", len(segments), rep)
+	}
+	middle := segments[len(segments)/2]
+	write("one/"+middle, bytes.Replace(sent[middle], []byte("192.0.2.1"), []byte("192.0.2.9"), 1))
+	if rep := verify(); rep.OK || rep.Findings[0].What != audit.Changed {
+		t.Errorf("changed: %+v", rep)
+	}
+	if err := os.Remove(filepath.Join(copied, "one", middle)); err != nil {
+		t.Fatal(err)
+	}
+	if rep := verify(); rep.OK || rep.Findings[0].What != audit.Removed {
+		t.Errorf("removed: %+v", rep)
+	}
+	write("one/"+middle, sent[middle])
+	if err := os.Remove(filepath.Join(copied, "one", segments[len(segments)-1])); err != nil {
+		t.Fatal(err)
+	}
+	if rep := verify(); rep.OK || rep.Findings[0].What != audit.Truncated {
+		t.Errorf("cut off: %+v", rep)
+	}
 }
 
 func TestRecordsAreBounded(t *testing.T) {

@@ -2,9 +2,7 @@ package audit
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -38,6 +36,9 @@ func (s *Sealer) retain(ctx context.Context) error {
 		}
 		old, last = append(old, seg), end
 	}
+	if err := s.archiveCheckpoints(ctx, chain, all); err != nil {
+		return err
+	}
 	if len(old) == 0 {
 		return nil
 	}
@@ -63,38 +64,6 @@ func (s *Sealer) retain(ctx context.Context) error {
 		Action: "audit.retention", Stage: Attempt, Verdict: Allow, Actor: Actor{Kind: BySystem}, Object: Object{Kind: "audit", ID: chain},
 		Detail: map[string]string{"upTo": fmt.Sprint(last.Seq), "segments": fmt.Sprint(len(old))},
 	})
-	return nil
-}
-
-// archivedFile, in the folder of its chain, names the last segment that is in the archive. They go there in their order.
-const archivedFile = "archived"
-
-func (s *Sealer) archive(ctx context.Context, chain string, seg segment) error {
-	if s.cfg.Archive == nil {
-		return nil
-	}
-	mark := filepath.Join(s.dir, chain, archivedFile)
-	if s.archived == "" { // a server that starts does not send everything again
-		last, err := os.ReadFile(mark)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("read what is archived: %w", err)
-		}
-		s.archived = string(last)
-	}
-	if filepath.Base(seg.path) <= s.archived {
-		return nil
-	}
-	body, err := os.ReadFile(seg.path)
-	if err != nil {
-		return fmt.Errorf("read segment: %w", err)
-	}
-	if err := s.cfg.Archive(ctx, chain, filepath.Base(seg.path), body); err != nil {
-		return fmt.Errorf("archive segment: %w", err)
-	}
-	if err := replaceFile(mark, []byte(filepath.Base(seg.path))); err != nil {
-		return fmt.Errorf("note what is archived: %w", err)
-	}
-	s.archived = filepath.Base(seg.path)
 	return nil
 }
 

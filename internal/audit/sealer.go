@@ -44,6 +44,7 @@ type Sealer struct {
 	last      *Checkpoint // newest that is known; nil before the first
 	published uint64
 	archived  string // name of the last segment that is archived; empty before it is read
+	signedTo  string // the same when checkpoints were archived last
 	complaint string // what was logged last, so that a lasting trouble is logged once
 }
 

@@ -33,8 +33,10 @@ func TestAuditArchive(t *testing.T) {
 	defer func() { _ = store.Close() }()
 	id := s.create().SandboxID
 
-	// archived is what the bucket has of the chain, in order, each part locked until its time.
+	// archived is what the bucket has of the chain, in order, each part locked until its time; the parts are written into a folder as an auditor's.
+	auditor := t.TempDir()
 	archived := func() (all []byte, names []string, err error) {
+		var checkpoints []byte
 		locked, err := server.Locked(bucket.Bucket)
 		for _, name := range slices.Sorted(maps.Keys(locked)) {
 			if !strings.HasPrefix(name, "audit/archived/") {
@@ -51,9 +53,17 @@ func TestAuditArchive(t *testing.T) {
 			if err = errors.Join(err, r.Close()); err != nil {
 				return nil, nil, err
 			}
+			if strings.HasPrefix(filepath.Base(name), "checkpoints-") {
+				checkpoints = append(checkpoints, body...)
+				continue
+			}
 			all, names = append(all, body...), append(names, name)
+			err = errors.Join(os.MkdirAll(filepath.Join(auditor, "archived"), 0o700), os.WriteFile(filepath.Join(auditor, "archived", filepath.Base(name)), body, 0o600))
+			if err != nil {
+				return nil, nil, err
+			}
 		}
-		return all, names, err
+		return all, names, errors.Join(err, os.WriteFile(filepath.Join(auditor, "checkpoints.jsonl"), checkpoints, 0o600))
 	}
 	var names []string
 	eventually(t, time.Minute, func() (err error) {
@@ -96,6 +106,27 @@ func TestAuditArchive(t *testing.T) {
 	})
 	if out, code := s.cli("audit", "verify"); code != 0 {
 		t.Errorf("verify: %d\n%s", code, out)
+	}
+	// Whoever has only the bucket verifies what is there, and notices what was changed.
+	eventually(t, time.Minute, func() error {
+		if _, _, err := archived(); err != nil {
+			return err
+		}
+		if out, code := s.cli("audit", "verify", "--dir", auditor, "--json"); code != 0 || !strings.Contains(out, `"ok": true`) || strings.Contains(out, `"checkpoints": 0`) {
+			return fmt.Errorf("verify what is archived: %d\n%s", code, out)
+		}
+		return nil
+	})
+	first := filepath.Join(auditor, "archived", filepath.Base(names[0]))
+	body, err := os.ReadFile(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(first, bytes.Replace(body, []byte(`"allow"`), []byte(`"deny!"`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := s.cli("audit", "verify", "--dir", auditor); code == 0 || !strings.Contains(out, "changed") {
+		t.Errorf("a changed record in the archive: %d\n%s", code, out)
 	}
 	if strings.Contains(s.log.String(), bucket.SecretKey) {
 		t.Error("credentials are logged")
