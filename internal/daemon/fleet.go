@@ -45,8 +45,8 @@ type arrivals struct {
 }
 
 // Arrive implements hecatoncheir.Arrivals.
-func (a arrivals) Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, record, result []byte) (int64, error) {
+func (a arrivals) Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, record []byte) (int64, error) {
 	a.parts.edge.Changed(sb)
 	a.parts.api.Observe(sb)
-	return a.Arrivals.Arrive(ctx, l, sb, record, result)
+	return a.Arrivals.Arrive(ctx, l, sb, record)
 }

@@ -21,15 +21,11 @@ func (a *Agent) arrive(ctx context.Context, h *held) bool {
 	if err != nil {
 		return false
 	}
-	result, err := json.Marshal(sb)
-	if err != nil {
-		return false
-	}
 	h.conns.allow() // whoever is told may be here before this start is over
 	// It does not end with the start's time: a start that is taken for failed although it was acknowledged would take a sandbox from its owner.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
-	revision, err := a.cfg.Arrivals.Arrive(ctx, *l, sb, record, result)
+	revision, err := a.cfg.Arrivals.Arrive(ctx, *l, sb, record)
 	if tartarus.Is(err, tartarus.Conflict) {
 		return false // nobody waits for it any more, which its end will tell
 	}

@@ -31,8 +31,9 @@ type Control interface {
 // Arrivals is a store that has all that changes when a new sandbox has come up: a node that shares its process with the stores needs one write for it.
 type Arrivals interface {
 	// Arrive makes durable, all of it or nothing, that the sandbox of a job runs: the journal's record, the registry's entry, which becomes what the
-	// node says as with Report, and the job's end with its result. It returns the entry's revision. A lease that no longer holds is tartarus.Conflict.
-	Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, record, result []byte) (revision int64, err error)
+	// node says as with Report, and the job's end with the entry as its result. It returns the entry's revision. A lease that no longer holds is
+	// tartarus.Conflict.
+	Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, record []byte) (revision int64, err error)
 }
 
 // Journal is the node's own durable memory: one opaque record per sandbox. What Put and Delete have acknowledged survives a crash.

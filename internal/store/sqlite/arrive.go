@@ -46,11 +46,8 @@ func (db *DB) Enter(ctx context.Context, j acheron.Job, sb tartarus.Sandbox) (ac
 }
 
 // Arrive implements hecatoncheir.Arrivals.
-func (db *DB) Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, record, result []byte) (revision int64, err error) {
+func (db *DB) Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, record []byte) (revision int64, err error) {
 	if err := hades.CheckSandbox(sb); err != nil {
-		return 0, err
-	}
-	if err := acheron.CheckResult(l.Job.ID, result); err != nil {
 		return 0, err
 	}
 	expect := sb.Revision
@@ -62,6 +59,9 @@ func (db *DB) Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, 
 	body, err := json.Marshal(sb)
 	if err != nil {
 		return 0, fmt.Errorf("encode sandbox %s: %w", sb.ID, err)
+	}
+	if err := acheron.CheckResult(l.Job.ID, body); err != nil {
+		return 0, err
 	}
 	err = db.write(ctx, func(t *txn) error {
 		e, err := t.line.held(t, l)
@@ -90,7 +90,7 @@ func (db *DB) Arrive(ctx context.Context, l acheron.Lease, sb tartarus.Sandbox, 
 		if err != nil {
 			return err
 		}
-		t.line.end(t, e, acheron.Done, "", result)
+		t.line.end(t, e, acheron.Done, "", entry)
 		return nil
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ func TestArrive(t *testing.T) {
 			tt.before(t, db, sb)
 			l := leaseTest(t, db, "a")
 			sb.Phase, sb.Revision, sb.Metadata = tartarus.Running, 1, map[string]string{"k": "v"}
-			rev, err := db.Arrive(t.Context(), l, sb, []byte("record"), []byte("result"))
+			rev, err := db.Arrive(t.Context(), l, sb, []byte("record"))
 			if err != nil || rev != tt.entries {
 				t.Fatalf("revision %d, want %d, %v", rev, tt.entries, err)
 			}
@@ -39,7 +40,7 @@ func TestArrive(t *testing.T) {
 			if err != nil || got.Revision != rev || got.Phase != tartarus.Running || got.Metadata["k"] != "v" {
 				t.Errorf("registry: %+v, %v", got, err)
 			}
-			if j, err := db.Queue().Job(t.Context(), "a"); err != nil || j.State != acheron.Done || string(j.Result) != "result" {
+			if j, err := db.Queue().Job(t.Context(), "a"); err != nil || j.State != acheron.Done || !reflect.DeepEqual(decoded(t, j.Result), got) {
 				t.Errorf("queue: %+v, %v", j, err)
 			}
 			if all, err := db.Journal().All(t.Context()); err != nil || string(all["a"]) != "record" {
@@ -56,7 +57,7 @@ func TestArriveTooLate(t *testing.T) {
 	if err := db.Queue().Cancel(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := db.Arrive(t.Context(), l, testSandbox("a"), []byte("record"), nil)
+	_, err := db.Arrive(t.Context(), l, testSandbox("a"), []byte("record"))
 	wantKind(t, err, tartarus.Conflict)
 	_, err = db.Registry().Sandbox(t.Context(), "acme", "a")
 	wantKind(t, err, tartarus.NotFound)
@@ -125,4 +126,13 @@ func TestEnter(t *testing.T) {
 	}
 	_, err = db.Registry().Sandbox(t.Context(), "acme", "b")
 	wantKind(t, err, tartarus.NotFound)
+}
+
+func decoded(t *testing.T, body []byte) tartarus.Sandbox {
+	t.Helper()
+	sb, err := decodeSandbox(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sb
 }
