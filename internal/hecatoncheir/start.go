@@ -37,7 +37,7 @@ func (a *Agent) bootTurn(ctx context.Context) (done func(), err error) {
 
 // takeWork leases jobs while there are free hands for them.
 func (a *Agent) takeWork(ctx context.Context) error {
-	hands := make(chan struct{}, handsPerStart*a.cfg.Starts)
+	hands, idle := make(chan struct{}, handsPerStart*a.cfg.Starts), make(chan acheron.Lease)
 	for {
 		select {
 		case <-ctx.Done():
@@ -64,12 +64,33 @@ func (a *Agent) takeWork(ctx context.Context) error {
 			}
 			a.starts.Add(1)
 			a.busy.Add(1)
-			go func() {
-				defer a.starts.Done()
-				defer a.busy.Add(-1)
-				defer func() { <-hands }()
-				a.work(ctx, l)
-			}()
+			select {
+			case idle <- l:
+			default:
+				go a.worker(ctx, l, idle, hands)
+			}
+		}
+	}
+}
+
+// workerIdle is how long a worker waits for another job. A new one costs more than the wait: its stack grows to what a start takes, step by step.
+const workerIdle = time.Second
+
+// worker carries out a job, and those that come soon after. Each has a hand, which is given back.
+func (a *Agent) worker(ctx context.Context, l acheron.Lease, more <-chan acheron.Lease, hands <-chan struct{}) {
+	for {
+		func() {
+			defer a.starts.Done()
+			defer a.busy.Add(-1)
+			defer func() { <-hands }()
+			a.work(ctx, l)
+		}()
+		select {
+		case l = <-more:
+		case <-time.After(workerIdle):
+			return
+		case <-ctx.Done():
+			return
 		}
 	}
 }
