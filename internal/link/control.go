@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/hmac"
 	"encoding/base64"
+	"encoding/json"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -202,12 +204,31 @@ func (h *Hub) lease(ctx context.Context, s *session, in leaseArgs) (any, error) 
 	if err != nil && poll.Err() == nil {
 		return nil, err
 	}
+	leases = slices.DeleteFunc(leases, func(l acheron.Lease) bool { return h.elsewhere(ctx, s.peer, l) })
 	now := time.Now()
 	out := leaseAnswer{Leases: leases, Waited: now.Sub(began), Left: make([]time.Duration, len(leases))}
 	for i, l := range leases {
 		out.Leases[i].Proof, out.Left[i] = a.ticket(s.peer, l), l.Until.Sub(now)
 	}
 	return out, nil
+}
+
+// elsewhere reports whether a job is about a sandbox that lives on another node by now, and ends it: a node that was away must not bring back what was
+// taken from it meanwhile. While the registry does not say, the node gets its job.
+func (h *Hub) elsewhere(ctx context.Context, node string, l acheron.Lease) bool {
+	var r tartarus.Resume
+	if l.Job.Kind != acheron.Resume || json.Unmarshal(l.Job.Payload, &r) != nil {
+		return false
+	}
+	sb, err := h.cfg.Registry.Sandbox(ctx, hades.AnyTenant, r.ID)
+	if err != nil || sb.Node == node {
+		return false
+	}
+	why := tartarus.Errorf(tartarus.Conflict, "sandbox %s lives on node %s by now", r.ID, sb.Node)
+	if err := h.cfg.Queue.Fail(ctx, l, acheron.Reason(why), false); err != nil {
+		h.log.Warn("job of a sandbox that lives elsewhere not ended", "node", node, "sandbox", r.ID, "error", err)
+	}
+	return true
 }
 
 func (h *Hub) renew(ctx context.Context, s *session, in renewArgs) (any, error) {

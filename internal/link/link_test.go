@@ -2,6 +2,7 @@ package link
 
 import (
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -401,5 +402,39 @@ func TestTheStoreLosesEverything(t *testing.T) {
 	f.must(err)
 	if len(nodes) != 1 || nodes[0].Name != "n1" {
 		t.Fatalf("registered: %+v", nodes)
+	}
+}
+
+// A node that was away is not given what would bring back a sandbox that lives on another node by now; what is its own, it gets.
+func TestNobodyResumesWhatLivesElsewhere(t *testing.T) {
+	f := newFleet(t)
+	r := f.replica("a", nil)
+	m := f.join(r, "n1", false, nil)
+	f.connected(r, "n1")
+	for id, node := range map[string]string{"itaken": "n2", "imine": "n1"} {
+		_, err := f.db.Registry().PutSandbox(t.Context(), sandbox(id, node))
+		f.must(err)
+	}
+	for _, id := range []string{"itaken", "imine", "iunknown"} {
+		payload, err := json.Marshal(tartarus.Resume{ID: id, Tenant: "acme"})
+		f.must(err)
+		_, err = f.db.Queue().Enqueue(t.Context(), acheron.Job{ID: "j" + id, Tenant: "acme", Node: "n1", Kind: acheron.Resume, Payload: payload, MaxAttempts: 3})
+		f.must(err)
+	}
+	got := map[string]bool{}
+	for len(got) < 2 {
+		leases, err := m.Lease(t.Context(), "n1", 4, 10*time.Second)
+		f.must(err)
+		for _, l := range leases {
+			got[l.Job.ID] = true
+		}
+	}
+	if got["jitaken"] || !got["jimine"] || !got["jiunknown"] { // of one that the registry has lost, the node knows best
+		t.Errorf("leased: %v", got)
+	}
+	j, err := f.db.Queue().Await(t.Context(), "jitaken")
+	f.must(err)
+	if why := acheron.FromReason(j.Reason); j.State != acheron.Dead || why.Kind != tartarus.Conflict || !strings.Contains(why.Message, "lives on node n2") {
+		t.Errorf("it is %s: %s", j.State, j.Reason)
 	}
 }
