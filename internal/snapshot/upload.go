@@ -176,10 +176,16 @@ func (s *Store) complete(ctx context.Context, id string) error {
 	s.mu.Lock()
 	e, ok := s.known[id]
 	away := ok && len(e.snap.Away) > 0
-	early := ok && e.snap.Kind == Sandbox && (time.Since(e.snap.Created) < settleTime || e.users > 0)
+	settles, used := time.Duration(0), false
+	if ok && e.snap.Kind == Sandbox {
+		settles, used = settleTime-time.Since(e.snap.Created), e.users > 0
+	}
 	s.mu.Unlock()
-	if early {
-		return nil // the next look finds it, unless it is gone by then: its sandbox runs again
+	if settles > 0 {
+		time.AfterFunc(settles, func() { s.want(id) })
+	}
+	if settles > 0 || used {
+		return nil // it is looked at again, unless it is gone by then: its sandbox runs again
 	}
 	if away { // it came from there
 		s.note(id, func(p *Progress) { p.State = StateCopied })
