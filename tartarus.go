@@ -146,6 +146,7 @@ type Sandbox struct {
 	CPU       time.Duration `json:"cpu,omitempty"`       // processor time that it took, once it has ended
 	DiskOnly  bool          `json:"diskOnly,omitempty"`  // paused without its memory
 	AgentLost bool          `json:"agentLost,omitempty"` // paused while its agent did not answer: it can only be rebooted
+	Saved     string        `json:"saved,omitempty"`     // id of the snapshot that it is while it is paused
 	// Quarantine says why it stands still, while it does.
 	Quarantine *Quarantine `json:"quarantine,omitempty"`
 	// Revision counts changes; stores compare it before they set.

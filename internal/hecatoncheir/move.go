@@ -77,7 +77,7 @@ func (a *Agent) Leave(ctx context.Context, id string) error {
 // takeIn makes a sandbox that another node has evicted one of this node's, paused. It has all of it before it says so.
 func (a *Agent) takeIn(ctx context.Context, m tartarus.Move) (*held, error) {
 	sb := m.Sandbox
-	sb.Node, sb.Phase = a.cfg.Name, tartarus.Paused
+	sb.Node, sb.Phase, sb.Saved = a.cfg.Name, tartarus.Paused, m.Snapshot
 	if _, err := a.driver(sb.Driver); err != nil {
 		return nil, err
 	}

@@ -105,6 +105,7 @@ func (a *Agent) sleep(ctx context.Context, h *held) error {
 		if sb.Reason != tartarus.ReasonIdle {
 			sb.Deadline = time.Time{} // a paused sandbox waits for as long as nobody kills it
 		}
+		sb.Saved = snap.ID
 		return sb.Transition(tartarus.Paused, "", "")
 	}); err != nil {
 		return err
@@ -137,7 +138,7 @@ func (a *Agent) wakeAgain(ctx context.Context, h *held, cause error) error {
 	err := m.Resume(ctx)
 	if err == nil {
 		_, err = h.change(func(sb *tartarus.Sandbox) error {
-			sb.Phase, sb.Reason, sb.Message, sb.DiskOnly, sb.AgentLost = tartarus.Running, "", "", false, false
+			sb.Phase, sb.Reason, sb.Message, sb.DiskOnly, sb.AgentLost, sb.Saved = tartarus.Running, "", "", false, false, ""
 			return nil
 		})
 	}

@@ -166,6 +166,7 @@ func (a *Agent) stayPaused(ctx context.Context, h *held, r record) error {
 		if !sb.AtRest() {
 			sb.Phase = tartarus.Paused
 		}
+		sb.Saved = r.Saved
 		return nil
 	})
 	if err := a.journal(ctx, h); err != nil {

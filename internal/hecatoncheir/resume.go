@@ -161,7 +161,7 @@ func (a *Agent) begins(sb *tartarus.Sandbox, d vmm.Driver, timeout time.Duration
 	if end := now.Add(timeout); sb.Reason != tartarus.ReasonIdle || end.After(sb.Deadline) {
 		sb.Deadline = end
 	}
-	sb.Reason, sb.Message, sb.DiskOnly, sb.AgentLost = "", "", false, false
+	sb.Reason, sb.Message, sb.DiskOnly, sb.AgentLost, sb.Saved = "", "", false, false, ""
 	return sb.Transition(tartarus.Running, "", "")
 }
 

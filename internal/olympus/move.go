@@ -88,21 +88,62 @@ func (s *Server) move(ctx context.Context, sb tartarus.Sandbox) (moved tartarus.
 	return moved, from.Leave(ctx, sb.ID)
 }
 
-// offCordoned takes a paused sandbox that is wanted away from a node that takes nothing new, if another one can have it. It is returned as it then
-// stands, where it was if it could not be moved: it comes back there all the same.
-func (s *Server) offCordoned(ctx context.Context, sb tartarus.Sandbox) tartarus.Sandbox {
-	if !s.placer.cordoned(ctx, sb.Node, time.Now()) {
-		return sb
+// ashore takes a paused sandbox that is wanted to another node, if its own takes nothing new, or counts as lost and the object store has all of the
+// sandbox. It is returned as it then stands. On a cordoned node it comes back where it is if it cannot be moved; from a lost one it cannot.
+func (s *Server) ashore(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) {
+	now := time.Now()
+	n, known := s.placer.node(ctx, sb.Node, now, s.roster.List)
+	lost := func() bool { return now.Sub(n.LeaseEnds) >= s.cfg.NodeLost }
+	if known && lost() { // unless it has just come back
+		n, known = s.placer.node(ctx, sb.Node, now, s.roster.Fresh)
 	}
-	moved, err := s.move(ctx, sb)
+	switch {
+	case !known || sb.Hibernated():
+		return sb, nil
+	case n.Cordoned && n.Live(now):
+		moved, err := s.move(ctx, sb)
+		if err == nil {
+			return moved, nil
+		}
+		s.log.Info("sandbox comes back on a cordoned node", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "error", err)
+		if stored, err := s.cfg.Registry.Sandbox(ctx, sb.Tenant, sb.ID); err == nil && stored.Phase == tartarus.Paused {
+			return stored, nil // perhaps it got there after all
+		}
+		return sb, nil
+	case !lost():
+		return sb, nil
+	}
+	moved, err := s.rescue(ctx, sb)
+	if err != nil {
+		e := tartarus.Errorf(tartarus.Unavailable, "node %s, which has sandbox %s, stopped answering, and it cannot be brought back elsewhere: %w", sb.Node, sb.ID, err)
+		e.RetryAfter = 10 * time.Second
+		return sb, e
+	}
+	s.log.Warn("sandbox brought back from a lost node", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "to", moved.Node)
+	return moved, nil
+}
+
+// rescue gives a paused sandbox of a lost node to another one, which gets it from the object store. When the lost node returns, it learns that the sandbox
+// is not its own any more, and leaves its copy.
+func (s *Server) rescue(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) {
+	if sb.Saved == "" {
+		return sb, tartarus.Errorf(tartarus.Unsupported, "its node was too old to say what it was saved as")
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moveTime)
+	defer cancel()
+	need, err := s.movesTo(ctx, sb)
+	if err != nil {
+		return sb, err
+	}
+	to, err := s.placer.place(ctx, need, time.Now())
+	if err != nil {
+		return sb, err
+	}
+	moved, err := s.handOver(ctx, tartarus.Move{Sandbox: sb, Snapshot: sb.Saved}, sb.Node, to.Node)
 	if err == nil {
-		return moved
+		s.cfg.Changed(moved)
 	}
-	s.log.Info("sandbox comes back on a cordoned node", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "error", err)
-	if stored, err := s.cfg.Registry.Sandbox(ctx, sb.Tenant, sb.ID); err == nil && stored.Phase == tartarus.Paused {
-		return stored // perhaps it got there after all
-	}
-	return sb
+	return moved, err
 }
 
 // movesTo is what a sandbox needs of the node that it is moved to.

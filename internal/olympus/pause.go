@@ -116,7 +116,9 @@ func (s *Server) bringBack(ctx context.Context, sb tartarus.Sandbox, timeout tim
 			undo()
 		}
 	}()
-	sb = s.offCordoned(ctx, sb)
+	if sb, err = s.ashore(ctx, sb); err != nil {
+		return sb, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CreateTime)
 	defer cancel()
 	payload, err := json.Marshal(tartarus.Resume{ID: sb.ID, Tenant: sb.Tenant, Timeout: timeout, Reboot: reboot})

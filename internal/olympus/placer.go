@@ -84,15 +84,14 @@ func (p *placer) explain(ctx context.Context, want phlegethon.Want, now time.Tim
 	return p.fleet.Explain(want, now, p.rnd)
 }
 
-// cordoned reports whether a node is known to take nothing new, though it lives.
-func (p *placer) cordoned(ctx context.Context, node string, now time.Time) bool {
-	if _, err := p.roster.List(ctx, now); err != nil {
-		return false
+// node is a node as the list has it that ask gives.
+func (p *placer) node(ctx context.Context, name string, now time.Time, ask func(context.Context, time.Time) (hades.List, error)) (hades.Node, bool) {
+	if _, err := ask(ctx, now); err != nil {
+		return hades.Node{}, false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n, known := p.fleet.Node(node)
-	return known && n.Cordoned && n.Live(now)
+	return p.fleet.Node(name)
 }
 
 // check reports whether the store answers and a node lives.

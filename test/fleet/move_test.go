@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tartarus-sandbox/tartarus"
 )
 
 // bucket starts an S3 server where nodes reach it, and returns what a node has to know of it.
@@ -192,6 +195,71 @@ func TestNodeLeaves(t *testing.T) {
 	a.killAll()
 	n1.leaks()
 	n2.leaks()
+}
+
+// TestPausedOutlivesItsNode loses a node on which a sandbox is paused. Once the node counts as lost, the sandbox comes back on the other one from its copy
+// in the object store; when the node returns, it learns that the sandbox is not its own any more.
+func TestPausedOutlivesItsNode(t *testing.T) {
+	w := newWorld(t)
+	w.nodeEnv = w.bucket()
+	a := w.newReplica("a")
+	n1 := w.newNode("n1", 1, false, a)
+	a.ready("n1")
+	defer a.killAll()
+	copied, fresh := a.counting(), a.counting()
+	w.newNode("n2", 2, true, a)
+	a.ready("n1", "n2")
+	a.must("pause", copied.id)
+	w.eventually("the object store has all of it", func() error {
+		found, err := filepath.Glob(filepath.Join(w.dir, "s3", "snapshots", "snapshots", "sandbox", "*.json")) // in the bucket of that name
+		if err != nil || len(found) == 0 {
+			return fmt.Errorf("no manifest there, %v", err)
+		}
+		return nil
+	})
+	a.must("pause", fresh.id)
+	n1.kill()
+	heal := w.cut(n1)
+	w.say("one sandbox is paused on n1 and in the object store, another was paused a moment ago; n1 is gone")
+
+	const life = 10 * time.Minute
+	w.eventually("it comes back on the other node", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		_, err := a.Client.Connect(ctx, copied.id, life)
+		return err
+	})
+	if node, state, err := a.nodeOf(copied.id); err != nil || node != "n2" || state != "running" {
+		t.Fatalf("it is %s on %s, %v", state, node, err)
+	}
+	w.eventually("the same program counts on", func() error { return copied.look(a) })
+	copied.node = "n2"
+	copied.same(a)
+	if _, err := a.Client.Connect(t.Context(), fresh.id, life); !tartarus.Is(err, tartarus.Unavailable) || !strings.Contains(err.Error(), "node n1") {
+		t.Errorf("the one without a copy: %v", err)
+	}
+	if node, state, err := a.nodeOf(fresh.id); err != nil || node != "n1" || state != "paused" {
+		t.Errorf("the one without a copy is %s on %s, %v", state, node, err)
+	}
+	w.say("n1 counts as lost: the first runs on n2, where the same process counts on at %d; the one without a copy waits for its node, and a resume says so", copied.count)
+
+	heal()
+	n1.start()
+	a.ready("n1")
+	w.eventually("n1 leaves what is not its own any more", func() error {
+		if log := n1.log.String(); !strings.Contains(log, "sandbox moved away") {
+			return fmt.Errorf("its log: %s", log)
+		}
+		return nil
+	})
+	must(t, copied.look(a))
+	copied.same(a)
+	a.must("resume", fresh.id)
+	w.eventually("the other one counts on, on n1", func() error { return fresh.look(a) })
+	fresh.same(a)
+	w.say("n1 is back: it left its copy of the first, and the other one runs on it again")
+	a.killAll()
+	n1.leaks()
 }
 
 func scan(s string, n *int) error {
