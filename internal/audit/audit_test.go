@@ -481,7 +481,7 @@ func TestSegmentsEndByAge(t *testing.T) {
 	if err := r.log.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(segmentFiles(t, dir, "one")); n > 7 {
+	if n := len(segmentFiles(t, dir, "one")); n > 8 { // one for each, where the disk is slow, and an empty one
 		t.Errorf("%d segments of seven records", n)
 	}
 	r = open(0) // goes on in the empty one
