@@ -71,3 +71,21 @@ func FuzzUnpack(f *testing.F) {
 }
 
 const packedBefore = "2|3|abcz(\xb5/\xfdA\x00\x01\xe8\x00\x05\x04\x00\x92D\x10\x16\x90W\x01{\t\xbbj6Z\xa4\xb7\x19\x99$$%5=\x8d\xbb;AS\xfb4\xafђ\x10p\xae\xfa\x8a\x1f\xec\x8999\xe5\xffgK\xb8\x9c\x84\xcb\x1d\xe9c\xb1\xfd\xb1\u0604a{\x1d\xa98\x1b\x04l\xf1\x1a\x15\x00\xebk\x03@\xef)-\x80\fP\x89@H\x06\xae/z\xe9\v\x16\f\xe2\x00\xd8\xee\x05q\x13\v£\n\x02\xbc\x18\x84\x82g\x10$a\x90~e\x18\xc1\x80 \b\x81\xc0\xe0\tqK\xff. "
+
+// TestFiled holds that no two sandboxes are in one set whose names differ in bytes that separate names.
+func TestFiled(t *testing.T) {
+	sb := usual()
+	seen := map[string]string{}
+	for _, name := range []string{"a", "a\x00", "a\x01", "a\x01\x02", "a\x00b", "a\x01\x01", ""} {
+		sb.Tenant, sb.Node = name, name
+		sb.Metadata = map[string]string{name: name}
+		for _, set := range sets(sb) {
+			if other, ok := seen[set]; ok && other != name && set != everySet() {
+				t.Errorf("%q and %q are both in %q", name, other, set)
+			}
+			if seen[set] = name; strings.Contains(set, "\x00") {
+				t.Errorf("%q has a zero byte", set)
+			}
+		}
+	}
+}

@@ -115,16 +115,21 @@ func sets(sb tartarus.Sandbox) []string {
 }
 
 func everySet() string               { return "a:" }
-func tenantSet(tenant string) string { return "t:" + tenant + ":" }
-func nodeSet(node string) string     { return "n:" + node + ":" }
+func tenantSet(tenant string) string { return "t:" + noZero(tenant) + ":" }
+func nodeSet(node string) string     { return "n:" + noZero(node) + ":" }
 func labelSet(tenant, key, value string) string {
-	return fmt.Sprintf("l:%d:%s:%d:%s:%s:", len(tenant), tenant, len(key), noZero(key), noZero(value))
+	return fmt.Sprintf("l:%d:%s:%d:%s:%s:", len(tenant), noZero(tenant), len(key), noZero(key), noZero(value))
 }
 
 // noZero writes a text without zero bytes, and different texts differently.
 func noZero(s string) string {
-	return strings.NewReplacer("\x00", "\x01\x02", "\x01", "\x01\x01").Replace(s)
+	if !strings.ContainsAny(s, "\x00\x01") {
+		return s
+	}
+	return zeros.Replace(s)
 }
+
+var zeros = strings.NewReplacer("\x00", "\x01\x02", "\x01", "\x01\x01")
 
 // Sandbox implements hades.Registry.
 func (r *Registry) Sandbox(ctx context.Context, tenant, id string) (tartarus.Sandbox, error) {
