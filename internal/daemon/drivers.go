@@ -47,12 +47,13 @@ func openDrivers(
 	if err != nil {
 		return nil, err
 	}
-	qm, err := qemu.New(qemu.Config{Dir: filepath.Join(state, "qemu"), Cache: guestCache(cfg), Kernel: kernel, Log: log, KVM: judge})
+	qm, err := qemu.New(qemu.Config{Dir: filepath.Join(state, "qemu"), Cache: guestCache(cfg), Kernel: kernel, Log: log, KVM: judge,
+		DiskBytes: cfg.Rates.DiskMB << 20, DiskOps: cfg.Rates.DiskOps})
 	if err != nil {
 		return nil, err
 	}
 	if cfg.Rates != (Rates{}) {
-		log.Warn("rates bound sandboxes on Firecracker alone: those of other runtimes are not held to them")
+		log.Warn("rates of the network bound sandboxes on Firecracker alone, those of the disk also on QEMU: gVisor's are not held to any")
 	}
 	gv, err := gvisor.New(gvisor.Config{Dir: filepath.Join(state, "gvisor"), Log: log})
 	if err != nil {

@@ -5,8 +5,8 @@ import (
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/firecracker"
 )
 
-// Rates bound what each sandbox may move per second, where its runtime can hold it to that: Firecracker can. 0 sets no bound. What was not used of a
-// second may be used in the next.
+// Rates bound what each sandbox may move per second, where its runtime can hold it to that: Firecracker can, and QEMU for its disk. 0 sets no bound. What was not
+// used of a second may be used in the next, on Firecracker.
 type Rates struct {
 	// DiskMB is MiB that it may read and write per second on its writable disk, and DiskOps how many operations.
 	DiskMB  int64 `key:"diskMB" env:"TARTARUS_RATES_DISK_MB"`

@@ -28,6 +28,7 @@ const (
 // given are the numbers, in QEMU, of the files that it gets. Zero is none.
 type given struct {
 	socket, kernel, first, memory, image, disk, tap, state int
+	diskBytes, diskOps                                     int64 // that may pass per second; 0 is any number
 }
 
 // arguments is QEMU's command line. Everything is named, nothing left to what a QEMU of another version would choose.
@@ -72,8 +73,14 @@ func arguments(id string, c vmm.Config, qemu emulator, g given, private bool) ([
 		args = append(args,
 			"-add-fd", fmt.Sprintf("fd=%d,set=2", g.disk),
 			"-blockdev", "driver=file,node-name=disk-file,filename=/dev/fdset/2,locking=off,aio=threads,discard=unmap",
-			"-blockdev", "driver=raw,node-name=disk,file=disk-file,discard=unmap,detect-zeroes=unmap",
-			"-device", "virtio-blk-device,drive=disk,bus=virtio-mmio-bus.1")
+			"-blockdev", "driver=raw,node-name=disk,file=disk-file,discard=unmap,detect-zeroes=unmap")
+		drive := "disk"
+		if g.diskBytes > 0 || g.diskOps > 0 { // a layer above: nothing that a snapshot depends on is another
+			drive = "rated"
+			args = append(args, "-object", fmt.Sprintf("throttle-group,id=rate,x-bps-total=%d,x-iops-total=%d", g.diskBytes, g.diskOps),
+				"-blockdev", "driver=throttle,node-name=rated,throttle-group=rate,file=disk,discard=unmap")
+		}
+		args = append(args, "-device", "virtio-blk-device,drive="+drive+",bus=virtio-mmio-bus.1")
 	}
 	if c.Interface != nil {
 		args = append(args,

@@ -196,6 +196,7 @@ func (d *Driver) spawn(ctx context.Context, m *machine, c vmm.Config, qemu emula
 	if err != nil {
 		return err
 	}
+	g.diskBytes, g.diskOps = d.cfg.DiskBytes, d.cfg.DiskOps
 	if m.words, err = newWords(); err != nil {
 		return err
 	}

@@ -22,8 +22,16 @@ import (
 // machine boots one, or skips where none can run.
 func machine(t *testing.T, args ...string) (vmm.Machine, string) {
 	t.Helper()
+	return rated(t, 0, 0, args...)
+}
+
+// rated is machine under rates of the disk.
+func rated(t *testing.T, bytes, ops int64, args ...string) (vmm.Machine, string) {
+	t.Helper()
 	dir := t.TempDir()
-	d, err := qemu.New(config(dir))
+	c := config(dir)
+	c.DiskBytes, c.DiskOps = bytes, ops
+	d, err := qemu.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

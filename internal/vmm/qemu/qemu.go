@@ -52,6 +52,8 @@ type Config struct {
 	Program string
 	// KVM judges the host's KVM; nil tries it.
 	KVM func(context.Context) kvm.Verdict
+	// DiskBytes and DiskOps bound the writable disk of each machine, per second; 0 bounds nothing.
+	DiskBytes, DiskOps int64
 	// Users is where the users that QEMU runs as are taken from; the zero Range is users.Default.
 	Users users.Range
 }
@@ -96,6 +98,9 @@ func New(c Config) (*Driver, error) {
 	// Processes are told apart by this path, so it must be the same from whichever way we came.
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return nil, fmt.Errorf("new qemu driver: %w", err)
+	}
+	if c.DiskBytes < 0 || c.DiskOps < 0 {
+		return nil, tartarus.Errorf(tartarus.Invalid, "new qemu driver: a rate is negative")
 	}
 	if c.Users == (users.Range{}) {
 		c.Users = users.Default()
