@@ -116,13 +116,15 @@ func (d *Driver) startPages(m *machine, s *stored) (err error) {
 		}
 		c.Memory, c.Size = s.files[1], info.Size()
 	}
-	var isolate func() error
+	// From its birth on, so that each of its threads has it: the kernel keeps that for each by itself.
+	isolate := func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }
 	if s.remote == nil || !s.remote.Network {
 		ns, err := netns.Empty()
 		if err != nil {
 			return err
 		}
-		isolate = func() error { return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) }
+		bare := isolate
+		isolate = func() error { return errors.Join(unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET), bare()) }
 	}
 	c.Start = func(cmd *exec.Cmd) error { return m.group.StartAfter(isolate, cmd) }
 	cmd, err := pagefault.Start(c)

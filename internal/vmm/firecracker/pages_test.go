@@ -47,6 +47,21 @@ func TestPageFaultHandler(t *testing.T) {
 			t.Errorf("%s of the handler is %q, want %q", what, got, want)
 		}
 	}
+	tasks, err := filepath.Glob("/proc/" + pid + "/task/*/status")
+	if err != nil || len(tasks) < 2 {
+		t.Errorf("threads of the handler: %v, %v", tasks, err)
+	}
+	for _, task := range tasks {
+		s, err := os.ReadFile(task)
+		if err != nil {
+			continue // it has ended
+		}
+		for what, want := range map[string]string{"CapEff": "0000000000000000", "CapPrm": "0000000000000000", "Groups": "", "NoNewPrivs": "1"} {
+			if got := field(string(s), what); got != want {
+				t.Errorf("%s of a thread of the handler is %q, want %q", what, got, want)
+			}
+		}
+	}
 	if root, err := os.ReadDir("/proc/" + pid + "/root"); err != nil || len(root) != 0 {
 		t.Errorf("the handler sees %v, %v", root, err)
 	}

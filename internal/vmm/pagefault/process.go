@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -80,9 +81,21 @@ func giveUpRights(o order) error {
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}),
 		unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: working, Max: working}),
 		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}),
-		unix.Setgroups(nil), unix.Setresgid(o.UID, o.UID, o.UID), unix.Setresuid(o.UID, o.UID, o.UID),
-		unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+		syscall.Setgroups(nil), syscall.Setresgid(o.UID, o.UID, o.UID), syscall.Setresuid(o.UID, o.UID, o.UID),
+		noNewPrivileges(),
 	)
+}
+
+// noNewPrivileges gives the right to gain any up, in every thread: the kernel keeps that for each by itself, and this process has several by now.
+func noNewPrivileges() error {
+	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+	if errno == syscall.ENOTSUP { // built with cgo, as with the race detector: this thread, and those that it makes
+		return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	}
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // accept waits for the one process that is served.
