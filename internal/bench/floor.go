@@ -50,9 +50,11 @@ func (b *byHand) start(context.Context) (err error) {
 	return err
 }
 
-func (b *byHand) execEcho(ctx context.Context) error {
+func (b *byHand) execEcho(ctx context.Context) error { return b.execHi(ctx, echo) }
+
+func (b *byHand) execHi(ctx context.Context, argv []string) error {
 	var out lastBytes
-	code, err := b.Exec(ctx, echo, &out)
+	code, err := b.Exec(ctx, argv, &out)
 	return checkEcho(code, string(out), err)
 }
 

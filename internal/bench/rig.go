@@ -186,9 +186,12 @@ func agent(g *client.Guest) *guestclient.Client {
 // echo is what every first exec runs.
 var echo = []string{"/bin/echo", "hi"}
 
-func execEcho(ctx context.Context, c *guestclient.Client) error {
+func execEcho(ctx context.Context, c *guestclient.Client) error { return execHi(ctx, c, echo) }
+
+// execHi runs a command that prints hi.
+func execHi(ctx context.Context, c *guestclient.Client, argv []string) error {
 	var out lastBytes
-	exit, err := c.Run(ctx, guestclient.Command{Argv: echo}, nil, &out, io.Discard)
+	exit, err := c.Run(ctx, guestclient.Command{Argv: argv}, nil, &out, io.Discard)
 	return checkEcho(exit.ShellCode(), string(out), err)
 }
 
