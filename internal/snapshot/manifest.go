@@ -67,7 +67,7 @@ func decodeManifest(id string, b []byte) (Manifest, error) {
 // plausible reports whether the files of a manifest can be those of a snapshot.
 func (m Manifest) plausible() error {
 	for _, f := range m.Files {
-		if f.Name == "" || f.Name != filepath.Base(f.Name) || strings.HasPrefix(f.Name, ".") || f.Size < 0 {
+		if !filepath.IsLocal(f.Name) || f.Name != filepath.Base(f.Name) || strings.HasPrefix(f.Name, ".") || f.Size < 0 {
 			return tartarus.Errorf(tartarus.Corrupt, "snapshot %s has a file %.80q, which cannot be", m.ID, f.Name)
 		}
 		if !m.Hashed {
