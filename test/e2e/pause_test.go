@@ -59,10 +59,11 @@ func TestPauseAndResume(t *testing.T) {
 
 func (s *server) count(id string) int {
 	s.t.Helper()
-	n, err := strconv.Atoi(strings.TrimSpace(s.sh(id, "cat /tmp/count")))
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	var n int
+	eventually(s.t, 10*time.Second, func() (err error) { // for a moment before each number the file is empty
+		n, err = strconv.Atoi(strings.TrimSpace(s.sh(id, "cat /tmp/count")))
+		return err
+	})
 	return n
 }
 
