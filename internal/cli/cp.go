@@ -70,14 +70,20 @@ A folder is copied with all that is in it: into the target when that is a folder
 				return err
 			}
 			defer cl.Close()
-			g, err := e.guestOf(cmd.Context(), cl, from.sandbox+to.sandbox)
+			id := from.sandbox + to.sandbox
+			g, err := e.guestOf(cmd.Context(), cl, id)
 			if err != nil {
 				return err
 			}
 			if to.sandbox != "" {
-				return e.copyIn(cmd.Context(), g, user, from.path, to.path)
+				err = e.copyIn(cmd.Context(), g, user, from.path, to.path)
+			} else {
+				err = e.copyOut(cmd.Context(), g, user, from.path, to.path)
 			}
-			return e.copyOut(cmd.Context(), g, user, from.path, to.path)
+			if tartarus.Is(err, tartarus.GuestGone) {
+				return e.explain(cmd.Context(), cl, id, err)
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVarP(&user, "user", "u", "", "user in the sandbox (default the template's)")

@@ -68,7 +68,10 @@ func (e *Env) exec(ctx context.Context, o *execOptions, id string, argv []string
 	c := o.command(e, argv, env)
 	c.timeout = o.timeout
 	if o.detach {
-		return e.detached(ctx, g, id, c)
+		if err := e.detached(ctx, g, id, c); err != nil {
+			return e.explain(ctx, cl, id, err)
+		}
+		return nil
 	}
 	code, err := e.begin(ctx, g, c)
 	if err != nil {

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"time"
 
+	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/client"
 )
 
@@ -49,6 +51,9 @@ type entry struct {
 // guestOf reaches into a sandbox that runs. It does not extend the sandbox's time, as connecting would.
 func (e *Env) guestOf(ctx context.Context, cl *client.Client, id string) (guest, error) {
 	sb, err := cl.Get(ctx, id)
+	if tartarus.Is(err, tartarus.NotFound) {
+		return nil, fmt.Errorf("%w; `tartarus ps` lists those that live", err)
+	}
 	if err != nil {
 		return nil, err
 	}

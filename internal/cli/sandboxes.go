@@ -92,19 +92,18 @@ func stateColour(state string) string {
 func (e *Env) printSandboxes(found []api.ListedSandbox, now time.Time) error {
 	t := table{head: []string{"ID", "TEMPLATE", "STATE", "RUNTIME", "ISOLATION", "HEAT", "CPU", "MEMORY", "AGE", "ENDS IN"}}
 	for _, sb := range found {
-		state, ends := sb.State, "-"
-		if p := tartarus.Phase(sb.Phase); p.Ended() {
-			state = sb.Phase
-			if sb.Reason != "" {
-				state += " (" + sb.Reason + ")"
-			}
-		} else if t := sb.Termination; t != nil {
-			state += " (ending: " + t.Reason + ")"
-			ends = span(max(0, t.Until.Sub(now)))
-		} else if sb.EndAt.After(now) {
+		state, ends := stateOf(&sb), "-"
+		switch p := tartarus.Phase(sb.Phase); {
+		case p.Ended() && sb.Reason != "":
+			state += " (" + sb.Reason + ")"
+		case p.Ended(), p == tartarus.Quarantined: // where time stands still
+		case sb.Termination != nil:
+			state += " (ending: " + sb.Termination.Reason + ")"
+			ends = span(max(0, sb.Termination.Until.Sub(now)))
+		case sb.EndAt.After(now):
 			ends = span(sb.EndAt.Sub(now))
 		}
-		t.rows = append(t.rows, []cell{{sb.SandboxID, plain}, {name(sb), plain}, {state, stateColour(sb.State)}, {dash(sb.Runtime), plain},
+		t.rows = append(t.rows, []cell{{sb.SandboxID, plain}, {name(sb), plain}, {state, stateColour(stateOf(&sb))}, {dash(sb.Runtime), plain},
 			{dash(sb.Tier), plain}, {dash(sb.Heat), plain}, {fmt.Sprint(sb.CPUCount), plain}, {size(sb.MemoryMB << 20), plain}, {span(now.Sub(sb.StartedAt)), plain}, {ends, plain}})
 	}
 	return t.print(e.Stdout, e.coloured(e.Stdout))
@@ -157,7 +156,7 @@ func inspectCommand(e *Env) *cobra.Command {
 func (e *Env) printDetail(sb *api.SandboxDetail) error {
 	rows := [][2]string{
 		{"id", sb.SandboxID}, {"template", fmt.Sprintf("%s (%s)", dash(sb.Alias), sb.TemplateID)},
-		{"state", sb.State}, {"reason", strings.TrimSpace(sb.Reason + " " + sb.Message)},
+		{"state", stateOf(&sb.ListedSandbox)}, {"reason", strings.TrimSpace(sb.Reason + " " + sb.Message)},
 		{"runtime", sb.Runtime}, {"isolation", sb.Tier}, {"node", sb.Node}, {"heat", sb.Heat}, {"confined", sb.Confined},
 		{"cpus", fmt.Sprint(sb.CPUCount)}, {"memory", size(sb.MemoryMB << 20)}, {"disk", size(sb.DiskSizeMB << 20)},
 		{"termination", termination(sb.Termination)},
