@@ -48,9 +48,13 @@ func (c *Client) Drain(ctx context.Context, name string, in api.DrainRequest) (a
 	return out, c.do(ctx, http.MethodPost, nodePath(name)+"/drain", nil, http.Header{}, in, &out)
 }
 
-// RemoveNode takes a node out of the fleet.
-func (c *Client) RemoveNode(ctx context.Context, name string) error {
-	return c.do(ctx, http.MethodDelete, nodePath(name), nil, http.Header{}, nil, nil)
+// RemoveNode takes a node out of the fleet. While sandboxes are paused there that is a conflict, unless they may be lost.
+func (c *Client) RemoveNode(ctx context.Context, name string, lose bool) error {
+	q := url.Values{}
+	if lose {
+		q.Set("lose", "true")
+	}
+	return c.do(ctx, http.MethodDelete, nodePath(name), q, http.Header{}, nil, nil)
 }
 
 // Jobs lists queued work in a state: waiting, leased, done, dead or cancelled. A limit of 0 is the server's default.

@@ -175,7 +175,7 @@ func nodeDrainCommand(e *Env) *cobra.Command {
 		Use:   "drain NODE",
 		Short: "Empty a node: it takes nothing new, and what it holds moves to others",
 		Long: `Empty a node. It takes nothing new from now on. What it holds is paused, goes through the object store to another node with the same runtime and
-processor, and goes on there; its connections break. With --wait, or where something cannot be moved, the command waits until it has ended. What is
+processor, and goes on there; its connections break. Of a node that counts as lost, what was paused is moved, from its copy. With --wait, or where something cannot be moved, the command waits until it has ended. What is
 left at the deadline is listed, with the reason why it was not moved, and the command fails with exit code 124, or, with --end, is ended with the reason
 "drained". The node stays cordoned.`,
 		Args: cobra.ExactArgs(1),
@@ -257,21 +257,27 @@ func (e *Env) undrained(d api.Drain) error {
 }
 
 func nodeRemoveCommand(e *Env) *cobra.Command {
-	return &cobra.Command{
+	var lose bool
+	cmd := &cobra.Command{
 		Use:   "rm NODE",
 		Short: "Take a node out of the fleet",
-		Long: `Take a node out of the fleet. A node that lives must be drained or cordoned first. What it still holds counts as lost, and its certificate is
-refused from now on; it can join again with a new token.`,
+		Long: `Take a node out of the fleet. A node that lives must be drained or cordoned first. What runs on it counts as lost, and its certificate is
+refused from now on; it can join again with a new token.
+
+While sandboxes are paused on it, it is not removed: ` + "`tartarus node drain`" + ` brings those elsewhere that the object store has all of, also when the node
+itself is gone, and says which it has not. With --lose what is left there is lost too.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.withClient(func(cl *client.Client) error {
-				if err := cl.RemoveNode(cmd.Context(), args[0]); err != nil {
+				if err := cl.RemoveNode(cmd.Context(), args[0], lose); err != nil {
 					return err
 				}
 				return e.done("node", args[0], "removed")
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&lose, "lose", false, "also when sandboxes are paused on it, which are lost then")
+	return cmd
 }
 
 func nodeTokenCommand(e *Env) *cobra.Command {

@@ -102,7 +102,7 @@ func (s *Server) endLost(ctx context.Context, now time.Time) error {
 		return err
 	}
 	for _, n := range nodes {
-		if now.Sub(n.LeaseEnds) < s.cfg.NodeLost {
+		if !s.lost(n, now) {
 			continue
 		}
 		if err := s.loseNode(ctx, n.Name, "its node "+n.Name+" stopped answering", now, false); err != nil {

@@ -32,14 +32,23 @@ const (
 	movesAtOnce = 4
 )
 
-// moveAll moves sandboxes to other nodes and says of each why it was not moved.
-func (s *Server) moveAll(r *http.Request, all []tartarus.Sandbox) []error {
+// lost reports whether a node has been silent for so long that what it runs counts as lost.
+func (s *Server) lost(n hades.Node, now time.Time) bool {
+	return now.Sub(n.LeaseEnds) >= s.cfg.NodeLost
+}
+
+// moveAll moves the sandboxes of a node to others and says of each why it was not moved. Of a lost node, what is paused is moved from its copy.
+func (s *Server) moveAll(r *http.Request, all []tartarus.Sandbox, lost bool) []error {
+	move := s.move
+	if lost {
+		move = s.rescue
+	}
 	errs := make([]error, len(all))
 	var g errgroup.Group
 	g.SetLimit(movesAtOnce)
 	for i, sb := range all {
 		g.Go(func() error {
-			if _, errs[i] = s.move(r.Context(), sb); errs[i] != nil {
+			if _, errs[i] = move(r.Context(), sb); errs[i] != nil {
 				s.log.Warn("sandbox not moved", "sandbox", sb.ID, "tenant", sb.Tenant, "node", sb.Node, "error", errs[i])
 			}
 			return nil
@@ -93,8 +102,7 @@ func (s *Server) move(ctx context.Context, sb tartarus.Sandbox) (moved tartarus.
 func (s *Server) ashore(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) {
 	now := time.Now()
 	n, known := s.placer.node(ctx, sb.Node, now, s.roster.List)
-	lost := func() bool { return now.Sub(n.LeaseEnds) >= s.cfg.NodeLost }
-	if known && lost() { // unless it has just come back
+	if known && s.lost(n, now) { // unless it has just come back
 		n, known = s.placer.node(ctx, sb.Node, now, s.roster.Fresh)
 	}
 	switch {
@@ -110,7 +118,7 @@ func (s *Server) ashore(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sand
 			return stored, nil // perhaps it got there after all
 		}
 		return sb, nil
-	case !lost():
+	case !s.lost(n, now):
 		return sb, nil
 	}
 	moved, err := s.rescue(ctx, sb)
@@ -126,6 +134,9 @@ func (s *Server) ashore(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sand
 // rescue gives a paused sandbox of a lost node to another one, which gets it from the object store. When the lost node returns, it learns that the sandbox
 // is not its own any more, and leaves its copy.
 func (s *Server) rescue(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sandbox, error) {
+	if sb.Phase != tartarus.Paused {
+		return sb, tartarus.Errorf(tartarus.Conflict, "it is %s on a node that stopped answering: it can be brought back elsewhere if it was paused there", sb.Phase)
+	}
 	if sb.Saved == "" {
 		return sb, tartarus.Errorf(tartarus.Unsupported, "its node was too old to say what it was saved as")
 	}

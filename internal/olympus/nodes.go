@@ -2,6 +2,7 @@ package olympus
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"regexp"
 	"time"
@@ -129,7 +130,8 @@ func (s *Server) labelNode(w http.ResponseWriter, r *http.Request, _ caller) err
 	return nil
 }
 
-// removeNode takes a node out of the fleet. What it holds counts as lost; its certificate is refused from now on.
+// removeNode takes a node out of the fleet. What it holds counts as lost; its certificate is refused from now on. What is paused there can come back
+// elsewhere for as long as the node is registered, and is given up only by whoever says so.
 func (s *Server) removeNode(w http.ResponseWriter, r *http.Request, who caller) error {
 	n, err := s.node(r)
 	if err != nil {
@@ -140,6 +142,15 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request, who caller) 
 	}
 	if n.Live(who.now) && !n.Cordoned {
 		return tartarus.Errorf(tartarus.Conflict, "node %s lives and takes work: drain it first (`tartarus node drain %s`)", n.Name, n.Name)
+	}
+	switch lose := r.URL.Query().Get("lose"); lose {
+	case "true":
+	default:
+		return tartarus.Errorf(tartarus.Invalid, "lose must be true or false, not %.20q", lose)
+	case "", "false":
+		if err := s.nonePaused(r.Context(), n.Name); err != nil {
+			return err
+		}
 	}
 	if err := s.cfg.Joins.Ban(r.Context(), n.Name); err != nil {
 		return err
@@ -157,6 +168,22 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request, who caller) 
 	s.log.Warn("node removed", "node", n.Name, "key", who.key.ID)
 	noContent(w)
 	return nil
+}
+
+// nonePaused refuses when sandboxes are paused on a node, which would be lost with it.
+func (s *Server) nonePaused(ctx context.Context, node string) error {
+	page, err := s.cfg.Registry.ListSandboxes(ctx, hades.Query{
+		Tenant: hades.AnyTenant, Node: node, Phases: []tartarus.Phase{tartarus.Paused}, Ascending: true, Limit: hades.MaxLimit,
+	})
+	if err != nil || len(page.Sandboxes) == 0 {
+		return err
+	}
+	count := fmt.Sprint(len(page.Sandboxes))
+	if page.Next != (hades.Cursor{}) {
+		count = "more than " + count
+	}
+	return tartarus.Errorf(tartarus.Conflict, "node %s has paused sandboxes (%s); `tartarus node drain %s` takes those to other nodes that the object store has, also when the node "+
+		"is gone, and says which it has not; `tartarus node rm --lose %s` gives up what is left", node, count, node, node)
 }
 
 // live are the phases of what a node still holds.
@@ -190,7 +217,7 @@ func (s *Server) drainNode(w http.ResponseWriter, r *http.Request, who caller) e
 	ended := make([]bool, len(page.Sandboxes))
 	stayed := make([]error, len(page.Sandboxes))
 	if in.Move {
-		stayed = s.moveAll(r, page.Sandboxes)
+		stayed = s.moveAll(r, page.Sandboxes, s.lost(n, who.now))
 	}
 	if in.End {
 		if ended, err = s.endAllDrained(r, page.Sandboxes); err != nil {

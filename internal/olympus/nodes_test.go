@@ -77,19 +77,30 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// A node that takes work is not removed; one that is removed takes what it held with it.
+// A node that takes work is not removed, nor one on which sandboxes are paused unless they may be lost; one that is removed takes what it held with it.
 func TestRemoveNode(t *testing.T) {
 	fleet := &joins{}
 	r := newRig(t, func(c *olympus.Config, _ *olympustest.Node) { c.Joins = fleet })
 	r.call("developer", "POST", "/v2/sandboxes", `{"templateID":"tiny"}`).want(201)
 	r.call("admin", "DELETE", "/nodes/one", "").want(409, "drain")
 	r.call("admin", "POST", "/nodes/one/cordon", "").want(204)
-	r.call("admin", "DELETE", "/nodes/one", "").want(204)
+	paused := tartarus.Sandbox{Spec: tartarus.Spec{ID: "ipaused", Tenant: "default"}, Phase: tartarus.Paused, Node: "one", CreatedAt: time.Now(), Saved: "s1"}
+	if _, err := r.DB.Registry().PutSandbox(t.Context(), paused); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/nodes/one", "/nodes/one?lose=false"} {
+		r.call("admin", "DELETE", path, "").want(409, "node one has paused sandboxes (1); `tartarus node drain one`")
+	}
+	if n := decoded[api.Node](t, string(r.call("admin", "GET", "/nodes/one", "").want(200).body)); len(fleet.banned) > 0 || n.Name != "one" {
+		t.Fatalf("banned: %v, node %+v", fleet.banned, n)
+	}
+	r.call("admin", "DELETE", "/nodes/one?lose=maybe", "").want(400)
+	r.call("admin", "DELETE", "/nodes/one?lose=true", "").want(204)
 	if len(fleet.banned) != 1 || fleet.banned[0] != "one" {
 		t.Fatalf("banned: %v", fleet.banned)
 	}
 	page, err := r.DB.Registry().ListSandboxes(t.Context(), hades.Query{Tenant: hades.AnyTenant})
-	if err != nil || len(page.Sandboxes) != 1 || page.Sandboxes[0].Reason != tartarus.ReasonNodeLost {
+	if err != nil || len(page.Sandboxes) != 2 || page.Sandboxes[0].Reason != tartarus.ReasonNodeLost || page.Sandboxes[1].Reason != tartarus.ReasonNodeLost {
 		t.Fatalf("got %+v, %v", page.Sandboxes, err)
 	}
 	token := decoded[api.Token](t, string(r.call("admin", "POST", "/fleet/tokens", `{"node":"n2","seconds":60}`).want(201).body))

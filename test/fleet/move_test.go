@@ -206,21 +206,22 @@ func TestPausedOutlivesItsNode(t *testing.T) {
 	n1 := w.newNode("n1", 1, false, a)
 	a.ready("n1")
 	defer a.killAll()
-	copied, fresh := a.counting(), a.counting()
+	copied, drained, fresh := a.counting(), a.counting(), a.counting()
 	w.newNode("n2", 2, true, a)
 	a.ready("n1", "n2")
 	a.must("pause", copied.id)
-	w.eventually("the object store has all of it", func() error {
+	a.must("pause", drained.id)
+	w.eventually("the object store has all of both", func() error {
 		found, err := filepath.Glob(filepath.Join(w.dir, "s3", "snapshots", "snapshots", "sandbox", "*.json")) // in the bucket of that name
-		if err != nil || len(found) == 0 {
-			return fmt.Errorf("no manifest there, %v", err)
+		if err != nil || len(found) != 2 {
+			return fmt.Errorf("%d manifests there, %v", len(found), err)
 		}
 		return nil
 	})
 	a.must("pause", fresh.id)
 	n1.kill()
 	heal := w.cut(n1)
-	w.say("one sandbox is paused on n1 and in the object store, another was paused a moment ago; n1 is gone")
+	w.say("two sandboxes are paused on n1 and in the object store, another was paused a moment ago; n1 is gone")
 
 	const life = 10 * time.Minute
 	w.eventually("it comes back on the other node", func() error {
@@ -242,6 +243,26 @@ func TestPausedOutlivesItsNode(t *testing.T) {
 		t.Errorf("the one without a copy is %s on %s, %v", state, node, err)
 	}
 	w.say("n1 counts as lost: the first runs on n2, where the same process counts on at %d; the one without a copy waits for its node, and a resume says so", copied.count)
+
+	if out, code := a.cli("node", "rm", "n1"); code == 0 || !strings.Contains(out, "node n1 has paused sandboxes (2)") {
+		t.Errorf("a node with paused sandboxes was removed: exit code %d: %s", code, out)
+	}
+	out, code := a.cli("node", "drain", "n1", "--deadline", "20s")
+	if code != 124 || strings.Contains(out, drained.id) || !strings.Contains(out, fresh.id) {
+		t.Errorf("drain: exit code %d: %s", code, out)
+	}
+	if node, state, err := a.nodeOf(drained.id); err != nil || node != "n2" || state != "paused" {
+		t.Errorf("drained, it is %s on %s, %v", state, node, err)
+	}
+	if out, code := a.cli("node", "rm", "n1"); code == 0 || !strings.Contains(out, "node n1 has paused sandboxes (1)") {
+		t.Errorf("a node with a paused sandbox was removed: exit code %d: %s", code, out)
+	}
+	a.must("resume", drained.id)
+	w.eventually("what was drained counts on", func() error { return drained.look(a) })
+	drained.node = "n2"
+	drained.same(a)
+	a.must("node", "uncordon", "n1")
+	w.say("a drain of n1 took the second to n2 too, and tells that there is no copy of the third; until then the node is not removed")
 
 	heal()
 	n1.start()
