@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -143,33 +144,55 @@ func loadCheckpoints(dir string) ([]Checkpoint, error) {
 	}
 }
 
-// saveCheckpoints adds to the folder's copy.
+// saveCheckpoints adds to the folder's copy, in the place of a last line that a crash cut short.
 func saveCheckpoints(dir string, cs ...Checkpoint) error {
 	if len(cs) == 0 {
 		return nil
 	}
-	path := filepath.Join(dir, checkpointsFile)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, checkpointsFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("open checkpoints: %w", err)
 	}
 	defer f.Close()
-	raw, err := os.ReadFile(path)
+	info, err := f.Stat()
 	if err != nil {
 		return fmt.Errorf("read checkpoints: %w", err)
 	}
-	at := int64(bytes.LastIndexByte(raw, '\n') + 1)
+	at, err := wholeLines(f, info.Size())
+	if err != nil {
+		return fmt.Errorf("read checkpoints: %w", err)
+	}
 	var b []byte
 	for _, c := range cs {
 		b = append(append(b, c.line...), '\n')
 	}
-	if err := f.Truncate(at); err != nil {
-		return fmt.Errorf("write checkpoints: %w", err)
+	if at < info.Size() {
+		err = f.Truncate(at)
 	}
-	if _, err := f.WriteAt(b, at); err != nil {
+	if err == nil {
+		_, err = f.WriteAt(b, at)
+	}
+	if err != nil {
 		return fmt.Errorf("write checkpoints: %w", err)
 	}
 	return f.Sync()
+}
+
+// wholeLines is the length of a file without a last line that has no end. It reads from the end: one byte, where every line has one.
+func wholeLines(f io.ReaderAt, size int64) (int64, error) {
+	buf := make([]byte, 1, 32<<10)
+	for size > 0 {
+		n := min(size, int64(len(buf)))
+		if _, err := f.ReadAt(buf[:n], size-n); err != nil && err != io.EOF {
+			return 0, err
+		}
+		if i := bytes.LastIndexByte(buf[:n], '\n'); i >= 0 {
+			return size - n + int64(i) + 1, nil
+		}
+		size -= n
+		buf = buf[:cap(buf)]
+	}
+	return 0, nil
 }
 
 func checkpointName(n uint64) string { return fmt.Sprintf("%020d", n) }
