@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"runtime/pprof"
 
 	"github.com/spf13/cobra"
 
@@ -80,7 +82,7 @@ func (e *Env) benchVerb(name, short string, n int, run func(context.Context, ben
 // benchControl measures the control plane, which needs neither root nor a runtime.
 func (e *Env) benchControl() *cobra.Command {
 	cfg := bench.ControlConfig{N: 20_000, Concurrency: 256, Store: "embedded"}
-	driver := ""
+	driver, profile := "", ""
 	cmd := &cobra.Command{
 		Use: "control", Short: "Creates per second through the control plane, and its cost at a size, with fake machines", Args: cobra.NoArgs,
 		Long: `Creates per second through HTTP, authentication, judges, audit, queue and registry to a node and back, all durable, beside the same requests to
@@ -95,7 +97,11 @@ The machines are fake, which must be said with --driver fake. With --store redis
 				cfg.Progress = e.Stderr
 			}
 			collectLess() // as a server does
-			rep, err := bench.Control(cmd.Context(), cfg)
+			var rep *bench.Report
+			err := profiled(profile, func() (err error) {
+				rep, err = bench.Control(cmd.Context(), cfg)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -109,7 +115,24 @@ The machines are fake, which must be said with --driver fake. With --store redis
 	f.StringVar(&cfg.Store, "store", cfg.Store, "embedded or redis")
 	f.IntVar(&cfg.Nodes, "nodes", 0, "register so many nodes, and measure size")
 	f.IntVar(&cfg.Sandboxes, "sandboxes", 0, "register so many sandboxes")
+	f.StringVar(&profile, "cpuprofile", "", "write where the processor time went to this file, for go tool pprof")
 	return cmd
+}
+
+// profiled calls run, and writes where its processor time went to the file of that name, if there is one.
+func profiled(name string, run func() error) error {
+	if name == "" {
+		return run()
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	if err = pprof.StartCPUProfile(f); err == nil {
+		err = run()
+		pprof.StopCPUProfile()
+	}
+	return errors.Join(err, f.Close())
 }
 
 func (e *Env) printBench(rep *bench.Report) error {
