@@ -1,5 +1,5 @@
 // Package sqlite is the embedded store: registry, queue, policies, keys and a node's journal in one SQLite file.
-// Whatever a method has acknowledged is on the disk: all changes cross one committer, which writes what many of them do into one record
+// Whatever a method has acknowledged is on the disk: all changes cross one committer (committer.go), which writes what many of them do into one record
 // of a side file (redo.go) and answers after its fsync. The database commits later, for many records at once, or when somebody reads.
 //
 // The files belong to one process at a time. Reads use connections of their own; they wait for the committer only where it has acknowledged
@@ -162,7 +162,8 @@ func (db *DB) openAll(ctx context.Context, path string, c Config) (_ *committer,
 		db.readers <- r
 	}
 	log.fail = db.failpoint
-	w := &committer{db: db, conn: main, redo: log, settleAfter: settleAfter, line: newLine(c.MaxOpenJobs)}
+	w := &committer{db: db, conn: main, redo: log, landed: make(chan error, 1), settleAfter: settleAfter, line: newLine(c.MaxOpenJobs)}
+	w.open = &txn{committer: w}
 	if err = w.load(); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}

@@ -34,6 +34,7 @@ type redo struct {
 	fail   func(point string) error
 	known  map[string]uint64 // statements whose text stands in the file already
 	record []byte            // the next record as far as it is known
+	sealed []byte            // the one before it, whose place the next but one takes
 }
 
 const (
@@ -155,17 +156,23 @@ func (r *redo) add(q string, args []driver.Value) error {
 	return nil
 }
 
-// write makes the record durable. When that fails its number is not used again: whatever of it is in the file counts for nothing
-// once the database has taken note.
-func (r *redo) write() error {
-	r.seq++
+// seal ends the record, which write then takes. What is added from here on is the next one's. Should it not become durable its number is not used
+// again: whatever of it is in the file counts for nothing once the database has taken note.
+func (r *redo) seal() ([]byte, error) {
 	b := r.record
+	if len(b) > redoMost {
+		return nil, tartarus.Errorf(tartarus.Exhausted, "store: a change of %d bytes is too large", len(b))
+	}
+	r.seq++
 	binary.LittleEndian.PutUint64(b[8:], uint64(r.seq)) //nolint:gosec // never negative
 	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
 	binary.LittleEndian.PutUint32(b, uint32(len(b))) //nolint:gosec // redoMost
-	if len(b) > redoMost {
-		return tartarus.Errorf(tartarus.Exhausted, "store: a change of %d bytes is too large", len(b))
-	}
+	r.record, r.sealed = r.sealed[:0], b
+	return b, nil
+}
+
+// write makes a sealed record durable. It may run beside add, and beside nothing else.
+func (r *redo) write(b []byte) error {
 	end := r.at + int64(len(b))
 	if end > r.size {
 		size := (end/redoGrow + 1) * redoGrow
@@ -189,7 +196,7 @@ func (r *redo) write() error {
 	if err := unix.Fdatasync(int(r.f.Fd())); err != nil {
 		return redoError(err)
 	}
-	r.at, r.size, r.record = end, max(r.size, end), b[:0]
+	r.at, r.size = end, max(r.size, end)
 	return nil
 }
 
