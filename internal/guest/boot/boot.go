@@ -80,5 +80,19 @@ func settle() error {
 	// A log whose reader is gone must not end the agent. Ignoring the signal would be passed on to every process.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	debug.SetGCPercent(gcPercent)
-	return forgetSignals()
+	return errors.Join(boundFiles(), forgetChildren())
+}
+
+// openFiles is how many files a process may have open unless it asks for more. Go raises its own limit to the utmost, which programs that walk
+// through all possible numbers would suffer from.
+const openFiles = 1 << 16
+
+// boundFiles sets the limit that processes start with. Set so, it is also one that nobody has to put back for each of them.
+func boundFiles() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return os.NewSyscallError("getrlimit", err)
+	}
+	limit.Cur = min(openFiles, limit.Max)
+	return os.NewSyscallError("setrlimit", unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
 }

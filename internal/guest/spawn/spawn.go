@@ -123,7 +123,10 @@ func (p *Plan) Start(w *Wires) (int, error) {
 		w.abandon()
 		return 0, tartarus.Errorf(tartarus.Forbidden, "the agent does not run as root and cannot become '%s'", p.user.Name)
 	}
-	pid, err := syscall.ForkExec(p.path, p.args, attr)
+	pid, err := forkExec(p.path, p.args, attr)
+	if errors.Is(err, errors.ErrUnsupported) {
+		pid, err = syscall.ForkExec(p.path, p.args, attr)
+	}
 	if err != nil {
 		w.abandon()
 		// The kernel does not say whether it was the folder or the program that it could not use. Looked at only now, because
