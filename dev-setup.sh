@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Prepares a development machine: fills data/firecracker with the Firecracker release, a Linux kernel for virtual machines and a root file
-# system, and checks access to KVM. It may be run again at any time; what is there and whole is kept, what was interrupted is resumed.
+# system, and checks access to KVM and for Docker. It may be run again at any time; what is there and whole is kept, what was interrupted is resumed.
 #
 #   ./dev-setup.sh            all of it: fetched, and where nothing can be fetched, kernel and root file system made from packages
 #   ./dev-setup.sh fetch      only what is fetched: Firecracker, a sample kernel, a sample root file system
 #   ./dev-setup.sh kernel     only the kernel with its modules, from packages
 #   ./dev-setup.sh rootfs     only the root file system, from packages
 #   ./dev-setup.sh kvm        only the check of KVM
+#   ./dev-setup.sh docker     only the check for Docker and Compose, which docker-compose.yml needs and nothing else does
 #
 # Exit codes: 0 everything is there and KVM runs guests · 2 everything is there, but KVM cannot be used: sandboxes run on gVisor, or by
 # emulation where that is demanded · 3 all but the Firecracker release is there, which no package has · 4 a file is not what its checksum says
@@ -289,6 +290,28 @@ kvm() {
   return 2
 }
 
+# docker_engine tells whether docker-compose.yml could be brought up here.
+docker_engine() {
+  local compose instead="; \`make stack\` runs the same processes without"
+  if ! command -v docker >/dev/null; then
+    say "Docker: not installed (https://docs.docker.com/engine/install)$instead"
+    return 1
+  fi
+  if docker compose version >/dev/null 2>&1; then
+    compose="docker compose"
+  elif command -v docker-compose >/dev/null; then
+    compose=docker-compose
+  else
+    say "Docker: Compose is missing; install the package docker-compose-plugin$instead"
+    return 1
+  fi
+  if ! timeout 20 docker info >/dev/null 2>&1; then
+    say "Docker: its engine does not answer $(id -un); start it, or join its group: sudo usermod -aG docker $(id -un), and log in again$instead"
+    return 1
+  fi
+  say "Docker: usable, $compose up --build"
+}
+
 # everything fetches what can be fetched and makes the rest.
 everything() {
   local code=0 fetched=yes
@@ -299,6 +322,7 @@ everything() {
     rootfs
   fi
   kvm || code=$?
+  docker_engine || true # only one way of running the developer stack needs it
   if ! whole firecracker; then
     say "Firecracker itself is in no package: run this again where the Internet or a mirror can be reached"
     code=3
@@ -310,6 +334,7 @@ case "${1:-all}" in
   kernel) kernel ;;
   rootfs) rootfs ;;
   kvm) kvm ;;
+  docker) docker_engine ;;
   fetch) fetch_all ;;
   all) everything ;;
   -h|--help|help) sed -n '2,/^set -euo/p' dev-setup.sh | sed '$d; s/^# \{0,1\}//' ;;

@@ -289,6 +289,40 @@ func TestKVM(t *testing.T) {
 	want(t, out, code, 2, "sudo chmod 666", "usermod -aG")
 }
 
+// What docker-compose.yml needs and is not there is told by name, with what to do.
+func TestDocker(t *testing.T) {
+	for name, c := range map[string]struct {
+		docker string // what the program does; empty when there is none
+		code   int
+		says   string
+	}{
+		"not installed": {"", 1, "Docker: not installed"},
+		"no compose":    {`[ "$1" != compose ]`, 1, "docker-compose-plugin"},
+		"no engine":     {`[ "$1" != info ]`, 1, "usermod -aG docker"},
+		"usable":        {"true", 0, "docker compose up --build"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bin := t.TempDir()
+			for _, tool := range []string{"bash", "curl", "sha256sum", "tar", "dirname", "mkdir", "timeout", "id", "uname"} {
+				path, err := exec.LookPath(tool)
+				if err != nil {
+					t.Skipf("needs %s: %v", tool, err)
+				}
+				if err := os.Symlink(path, filepath.Join(bin, tool)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.docker != "" {
+				if err := os.WriteFile(filepath.Join(bin, "docker"), []byte("#!/bin/sh\n"+c.docker+"\n"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			out, code := setup(t, filepath.Join(t.TempDir(), "fc"), []string{"docker"}, "PATH="+bin)
+			want(t, out, code, c.code, c.says)
+		})
+	}
+}
+
 func TestUsage(t *testing.T) {
 	cmd := exec.Command("bash", script, "what")
 	out, _ := cmd.CombinedOutput()
