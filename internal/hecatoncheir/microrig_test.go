@@ -1,10 +1,10 @@
 package hecatoncheir
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -274,33 +274,34 @@ func (m *microRig) flip(path string) {
 	}
 }
 
-// rewrite changes a driver's manifest as a forger would, its checksum and its length right.
-func (m *microRig) rewrite(dir string, change func(man *manifest.Manifest, try int)) {
+// rewrite changes a driver's manifest as a forger would, its checksum and its length right. The change must make it shorter by as much as the
+// checksum, a number, may become longer.
+func (m *microRig) rewrite(dir string, change func(man *manifest.Manifest)) {
 	m.t.Helper()
-	size := func() int64 {
-		info, err := os.Stat(filepath.Join(dir, manifest.Name))
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		return info.Size()
-	}
-	want := size()
-	whole, err := manifest.Read(dir)
+	name := filepath.Join(dir, manifest.Name)
+	before, err := os.Stat(name)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	for try := range 10 { // the checksum is a number, of nine or ten digits
-		other := whole
-		other.Needs = maps.Clone(whole.Needs)
-		change(&other, try)
-		if err := other.Write(dir); err != nil {
-			m.t.Fatal(err)
-		}
-		if size() == want {
-			return
-		}
+	man, err := manifest.Read(dir)
+	if err != nil {
+		m.t.Fatal(err)
 	}
-	m.t.Fatal("no change has the length of what was there")
+	change(&man)
+	if err := man.Write(dir); err != nil {
+		m.t.Fatal(err)
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	missing := int(before.Size()) - len(b)
+	if missing < 0 {
+		m.t.Fatalf("the change makes the manifest longer by %d", -missing)
+	}
+	if err := os.WriteFile(name, append(b, bytes.Repeat([]byte(" "), missing)...), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 // snapshotsHere counts the snapshots that have a folder.
