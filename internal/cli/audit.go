@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/client"
 	"github.com/tartarus-sandbox/tartarus/internal/audit"
 )
 
@@ -341,23 +343,9 @@ func auditKeysCommand(e *Env) *cobra.Command {
 		Short: "List the keys whose signatures of the log count",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			keys, err := cl.AuditKeys(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if e.JSON {
-				return e.printJSON(keys)
-			}
-			t := table{head: []string{"KEY", "PUBLIC KEY", "OF THIS SERVER"}}
-			for _, k := range keys {
-				t.row(k.KeyID, k.PublicKey, strconv.FormatBool(k.Own))
-			}
-			return t.print(e.Stdout, e.coloured(e.Stdout))
+			return listing(e, cmd, (*client.Client).AuditKeys, []string{"KEY", "PUBLIC KEY", "OF THIS SERVER"}, func(k api.AuditKey) []cell {
+				return cells(k.KeyID, k.PublicKey, strconv.FormatBool(k.Own))
+			})
 		},
 	}
 }

@@ -30,39 +30,20 @@ func nodeCommand(e *Env) *cobra.Command {
 	return cmd
 }
 
-// withClient gives f a client for as long as it runs.
-func (e *Env) withClient(f func(*client.Client) error) error {
-	cl, _, err := e.connect()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	return f(cl)
-}
-
 func nodeListCommand(e *Env) *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List the nodes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return e.withClient(func(cl *client.Client) error {
-				nodes, err := cl.Nodes(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if e.JSON {
-					return e.printJSON(nodes)
-				}
-				t := table{head: []string{"NAME", "STATUS", "SANDBOXES", "CPU", "MEMORY", "RUNTIMES", "VERSION", "LABELS"}}
-				for _, n := range nodes {
-					t.rows = append(t.rows, []cell{
-						{n.Name, plain}, {n.Status, nodeColour(n.Status)}, {fmt.Sprint(n.Sandboxes), plain}, {fmt.Sprintf("%d/%d", n.Allocated.VCPU, n.Capacity.VCPU), plain},
-						{size(n.Allocated.MemoryMB<<20) + "/" + size(n.Capacity.MemoryMB<<20), plain}, {strings.Join(slices.Sorted(maps.Keys(n.Runtimes)), ","), plain},
-						{n.Version, plain}, {dash(strings.Join(pairs(n.Labels), ",")), plain},
-					})
-				}
-				return t.print(e.Stdout, e.coloured(e.Stdout))
-			})
+			return listing(e, cmd, (*client.Client).Nodes, []string{"NAME", "STATUS", "SANDBOXES", "CPU", "MEMORY", "RUNTIMES", "VERSION", "LABELS"}, nodeRow)
 		},
+	}
+}
+
+func nodeRow(n api.Node) []cell {
+	return []cell{
+		{n.Name, plain}, {n.Status, nodeColour(n.Status)}, {fmt.Sprint(n.Sandboxes), plain}, {fmt.Sprintf("%d/%d", n.Allocated.VCPU, n.Capacity.VCPU), plain},
+		{size(n.Allocated.MemoryMB<<20) + "/" + size(n.Capacity.MemoryMB<<20), plain}, {strings.Join(slices.Sorted(maps.Keys(n.Runtimes)), ","), plain},
+		{n.Version, plain}, {dash(strings.Join(pairs(n.Labels), ",")), plain},
 	}
 }
 

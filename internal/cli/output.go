@@ -57,13 +57,16 @@ type table struct {
 	rows [][]cell
 }
 
-func (t *table) row(texts ...string) {
-	cells := make([]cell, len(texts))
+// cells are texts without a colour.
+func cells(texts ...string) []cell {
+	out := make([]cell, len(texts))
 	for i, s := range texts {
-		cells[i] = cell{text: s}
+		out[i] = cell{text: s}
 	}
-	t.rows = append(t.rows, cells)
+	return out
 }
+
+func (t *table) row(texts ...string) { t.rows = append(t.rows, cells(texts...)) }
 
 func (t *table) print(w io.Writer, coloured bool) error {
 	widths := make([]int, len(t.head))

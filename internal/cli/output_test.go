@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +141,25 @@ func TestUsageErrorsAre125(t *testing.T) {
 		}
 		if got := errs.String(); !strings.HasPrefix(got, "tartarus: ") || strings.Count(got, "\n") != 1 {
 			t.Errorf("%v: printed %q", args, got)
+		}
+	}
+}
+
+func TestPrintAll(t *testing.T) {
+	x := newFixture(t)
+	row := func(n int) []cell { return cells(strconv.Itoa(n), strings.Repeat("x", n)) }
+	for _, c := range []struct {
+		json  bool
+		found []int
+		want  string
+	}{
+		{false, nil, "N  X\n"}, {false, []int{2, 30}, "N   X\n2   xx\n30  " + strings.Repeat("x", 30) + "\n"},
+		{true, nil, "[]\n"}, {true, []int{2}, "[\n  2\n]\n"},
+	} {
+		x.out.Reset()
+		x.JSON = c.json
+		if err := printAll(x.Env, c.found, []string{"N", "X"}, row); err != nil || x.out.String() != c.want {
+			t.Errorf("%v as JSON %v: %q, %v", c.found, c.json, x.out.String(), err)
 		}
 	}
 }

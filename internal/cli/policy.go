@@ -49,9 +49,9 @@ func policyApplyCommand(e *Env) *cobra.Command {
 			if expect > 0 && len(args) > 1 {
 				return fmt.Errorf("--expect goes with one file")
 			}
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
+			return e.withClient(func(cl *client.Client) error {
 				for _, file := range args {
-					if err := e.applyPolicy(ctx, cl, file, expect, dry); err != nil {
+					if err := e.applyPolicy(cmd.Context(), cl, file, expect, dry); err != nil {
 						return err
 					}
 				}
@@ -110,8 +110,8 @@ func policyGetCommand(e *Env) *cobra.Command {
 		Short: "Print a policy as it was written",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				p, err := cl.Policy(ctx, args[0], version)
+			return e.withClient(func(cl *client.Client) error {
+				p, err := cl.Policy(cmd.Context(), args[0], version)
 				if err != nil {
 					return err
 				}
@@ -133,13 +133,7 @@ func policyListCommand(e *Env) *cobra.Command {
 		Short: "List the policies that are in force",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				found, err := cl.Policies(ctx)
-				if err != nil {
-					return err
-				}
-				return e.printPolicies(found)
-			})
+			return listing(e, cmd, (*client.Client).Policies, policyHead, policyRow)
 		},
 	}
 }
@@ -150,33 +144,25 @@ func policyHistoryCommand(e *Env) *cobra.Command {
 		Short: "List all versions of a policy, newest first",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				found, err := cl.PolicyHistory(ctx, args[0])
-				if err != nil {
-					return err
-				}
-				return e.printPolicies(found)
-			})
+			versions := func(cl *client.Client, ctx context.Context) ([]api.Policy, error) {
+				return cl.PolicyHistory(ctx, args[0])
+			}
+			return listing(e, cmd, versions, policyHead, policyRow)
 		},
 	}
 }
 
-func (e *Env) printPolicies(found []api.Policy) error {
-	if e.JSON {
-		return e.printJSON(found)
-	}
-	t := table{head: []string{"NAME", "VERSION", "SCOPE", "RULES", "AUTHOR", "WRITTEN"}}
-	for _, p := range found {
-		scope, rules := "removed", "-"
-		if doc, err := themis.Parse([]byte(p.Body)); err == nil {
-			scope, rules = string(doc.Scope), strconv.Itoa(len(doc.Rules))
-			if who := doc.Tenant + doc.Template; who != "" {
-				scope += " " + who
-			}
+var policyHead = []string{"NAME", "VERSION", "SCOPE", "RULES", "AUTHOR", "WRITTEN"}
+
+func policyRow(p api.Policy) []cell {
+	scope, rules := "removed", "-"
+	if doc, err := themis.Parse([]byte(p.Body)); err == nil {
+		scope, rules = string(doc.Scope), strconv.Itoa(len(doc.Rules))
+		if who := doc.Tenant + doc.Template; who != "" {
+			scope += " " + who
 		}
-		t.row(p.Name, fmt.Sprint(p.Version), scope, rules, dash(p.Author), p.CreatedAt.Local().Format(time.DateTime))
 	}
-	return t.print(e.Stdout, e.coloured(e.Stdout))
+	return cells(p.Name, fmt.Sprint(p.Version), scope, rules, dash(p.Author), p.CreatedAt.Local().Format(time.DateTime))
 }
 
 func policyDiffCommand(e *Env) *cobra.Command {
@@ -185,7 +171,7 @@ func policyDiffCommand(e *Env) *cobra.Command {
 		Short: "Show what changed between two versions: the last two, or FROM and the current one",
 		Args:  cobra.RangeArgs(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
+			return e.withClient(func(cl *client.Client) error {
 				versions := []int64{0, 0}
 				for i, a := range args[1:] {
 					v, err := strconv.ParseInt(a, 10, 64)
@@ -194,7 +180,7 @@ func policyDiffCommand(e *Env) *cobra.Command {
 					}
 					versions[i] = v
 				}
-				to, err := cl.Policy(ctx, args[0], versions[1])
+				to, err := cl.Policy(cmd.Context(), args[0], versions[1])
 				if err != nil {
 					return err
 				}
@@ -203,7 +189,7 @@ func policyDiffCommand(e *Env) *cobra.Command {
 				}
 				from := &api.Policy{}
 				if versions[0] > 0 {
-					if from, err = cl.Policy(ctx, args[0], versions[0]); err != nil {
+					if from, err = cl.Policy(cmd.Context(), args[0], versions[0]); err != nil {
 						return err
 					}
 				}
@@ -264,12 +250,12 @@ func policyRollbackCommand(e *Env) *cobra.Command {
 			if err != nil || v < 1 {
 				return fmt.Errorf("%q is no version", args[1])
 			}
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				p, err := cl.RollBackPolicy(ctx, args[0], v)
+			return e.withClient(func(cl *client.Client) error {
+				p, err := cl.RollBackPolicy(cmd.Context(), args[0], v)
 				if err != nil {
 					return err
 				}
-				return e.printPolicies([]api.Policy{*p})
+				return printAll(e, []api.Policy{*p}, policyHead, policyRow)
 			})
 		},
 	}
@@ -281,7 +267,7 @@ func policyRemoveCommand(e *Env) *cobra.Command {
 		Short: "Take a policy out of force; its versions stay",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error { return cl.RemovePolicy(ctx, args[0]) })
+			return e.withClient(func(cl *client.Client) error { return cl.RemovePolicy(cmd.Context(), args[0]) })
 		},
 	}
 }
@@ -350,8 +336,8 @@ the input of a policy's own tests:
 			if err := d.Decode(&in); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				out, err := cl.ExplainPolicies(ctx, in)
+			return e.withClient(func(cl *client.Client) error {
+				out, err := cl.ExplainPolicies(cmd.Context(), in)
 				if err != nil {
 					return err
 				}

@@ -57,22 +57,8 @@ func quarantineListCommand(e *Env) *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List what is in quarantine", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return e.withClient(func(cl *client.Client) error {
-				all, err := cl.Quarantines(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if e.JSON {
-					return e.printJSON(all)
-				}
-				t := table{head: []string{"ID", "TENANT", "TEMPLATE", "NODE", "SINCE", "BY", "REASON"}}
-				for _, q := range all {
-					t.rows = append(t.rows, []cell{
-						{q.SandboxID, plain}, {q.Tenant, plain}, {q.Alias, plain}, {q.Node, plain}, {q.Since.Local().Format(time.DateTime), plain}, {q.By, plain},
-						{q.Reason, plain},
-					})
-				}
-				return t.print(e.Stdout, e.coloured(e.Stdout))
+			return listing(e, cmd, (*client.Client).Quarantines, []string{"ID", "TENANT", "TEMPLATE", "NODE", "SINCE", "BY", "REASON"}, func(q api.Quarantined) []cell {
+				return cells(q.SandboxID, q.Tenant, q.Alias, q.Node, q.Since.Local().Format(time.DateTime), q.By, q.Reason)
 			})
 		},
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -34,19 +35,9 @@ func queueListCommand(e *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List jobs of all tenants", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return e.withClient(func(cl *client.Client) error {
-				jobs, err := cl.Jobs(cmd.Context(), state, limit)
-				if err != nil {
-					return err
-				}
-				if e.JSON {
-					return e.printJSON(jobs)
-				}
-				t := table{head: []string{"JOB", "TENANT", "NODE", "KIND", "STATE", "TRIES", "AGE", "REASON"}}
-				for _, j := range jobs {
-					t.row(j.ID, j.Tenant, j.Node, j.Kind, j.State, tries(j), span(time.Since(j.EnqueuedAt)), dash(j.Reason))
-				}
-				return t.print(e.Stdout, e.coloured(e.Stdout))
+			jobs := func(cl *client.Client, ctx context.Context) ([]api.Job, error) { return cl.Jobs(ctx, state, limit) }
+			return listing(e, cmd, jobs, []string{"JOB", "TENANT", "NODE", "KIND", "STATE", "TRIES", "AGE", "REASON"}, func(j api.Job) []cell {
+				return cells(j.ID, j.Tenant, j.Node, j.Kind, j.State, tries(j), span(time.Since(j.EnqueuedAt)), dash(j.Reason))
 			})
 		},
 	}

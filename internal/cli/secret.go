@@ -6,11 +6,13 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/client"
 )
 
 func secretCommand(e *Env) *cobra.Command {
@@ -103,26 +105,9 @@ func secretListCommand(e *Env) *cobra.Command {
 		Short:   "List secrets, without their values",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			list, err := cl.Secrets(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if e.JSON {
-				if list == nil {
-					list = []api.Secret{}
-				}
-				return e.printJSON(list)
-			}
-			t := table{head: []string{"NAME", "ID", "VERSION", "UPDATED"}}
-			for _, s := range list {
-				t.row(s.Name, s.SecretID, fmt.Sprint(s.CurrentVersion), s.UpdatedAt.Local().Format("2006-01-02 15:04:05"))
-			}
-			return t.print(e.Stdout, e.coloured(e.Stdout))
+			return listing(e, cmd, (*client.Client).Secrets, []string{"NAME", "ID", "VERSION", "UPDATED"}, func(s api.Secret) []cell {
+				return cells(s.Name, s.SecretID, fmt.Sprint(s.CurrentVersion), s.UpdatedAt.Local().Format(time.DateTime))
+			})
 		},
 	}
 }

@@ -129,6 +129,16 @@ func (e *Env) connect() (*client.Client, *effective, error) {
 	return cl, c, err
 }
 
+// withClient gives f a client for as long as it runs.
+func (e *Env) withClient(f func(*client.Client) error) error {
+	cl, _, err := e.connect()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	return f(cl)
+}
+
 // advise adds the next step to errors that have one everywhere.
 func advise(err error) error {
 	switch {

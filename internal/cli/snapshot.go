@@ -103,23 +103,10 @@ func snapshotListCommand(e *Env) *cobra.Command {
 		Short:   "List snapshots, the newest first",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			list, err := cl.Snapshots(cmd.Context(), o)
-			if err != nil {
-				return err
-			}
-			if e.JSON {
-				return e.printJSON(list)
-			}
-			t := table{head: []string{"SNAPSHOT", "OF", "KEEPS", "RUNTIME", "SIZE", "COPY", "AGE"}}
-			for _, s := range list {
-				t.row(s.SnapshotID, s.SandboxID, keeps(s), s.Runtime, size(s.StoredBytes), copyState(s.Copy), span(time.Since(s.CreatedAt)))
-			}
-			return t.print(e.Stdout, e.coloured(e.Stdout))
+			snapshots := func(cl *client.Client, ctx context.Context) ([]api.Snapshot, error) { return cl.Snapshots(ctx, o) }
+			return listing(e, cmd, snapshots, []string{"SNAPSHOT", "OF", "KEEPS", "RUNTIME", "SIZE", "COPY", "AGE"}, func(s api.Snapshot) []cell {
+				return cells(s.SnapshotID, s.SandboxID, keeps(s), s.Runtime, size(s.StoredBytes), copyState(s.Copy), span(time.Since(s.CreatedAt)))
+			})
 		},
 	}
 	cmd.Flags().StringVar(&o.SandboxID, "sandbox", "", "only those of this sandbox")

@@ -72,19 +72,14 @@ func templateListCommand(e *Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if e.JSON {
-				return e.printJSON(list)
-			}
-			t := table{head: []string{"NAME", "TAGS", "ID", "CPU", "MEMORY", "DISK", "SIZE", "FROM", "AGE"}}
-			for _, d := range list {
+			return printAll(e, list, []string{"NAME", "TAGS", "ID", "CPU", "MEMORY", "DISK", "SIZE", "FROM", "AGE"}, func(d templateDocument) []cell {
 				bytes := "-"
 				if d.SizeBytes > 0 {
 					bytes = size(d.SizeBytes)
 				}
-				t.row(d.Name, dash(strings.Join(d.Tags, ",")), d.TemplateID, fmt.Sprint(d.CPUCount), size(d.MemoryMB<<20), size(d.DiskSizeMB<<20),
+				return cells(d.Name, dash(strings.Join(d.Tags, ",")), d.TemplateID, fmt.Sprint(d.CPUCount), size(d.MemoryMB<<20), size(d.DiskSizeMB<<20),
 					bytes, dash(d.Source), span(time.Since(d.CreatedAt)))
-			}
-			return t.print(e.Stdout, false)
+			})
 		},
 	}
 }

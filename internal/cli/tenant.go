@@ -13,16 +13,6 @@ import (
 	"github.com/tartarus-sandbox/tartarus/client"
 )
 
-// withServer runs fn with a client of the server.
-func (e *Env) withServer(ctx context.Context, fn func(ctx context.Context, cl *client.Client) error) error {
-	cl, _, err := e.connect()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	return fn(ctx, cl)
-}
-
 func tenantCommand(e *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tenant",
@@ -91,12 +81,12 @@ func tenantCreateCommand(e *Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				t, err := cl.CreateTenant(ctx, api.NewTenant{Name: args[0], TenantChange: c})
+			return e.withClient(func(cl *client.Client) error {
+				t, err := cl.CreateTenant(cmd.Context(), api.NewTenant{Name: args[0], TenantChange: c})
 				if err != nil {
 					return err
 				}
-				return e.printTenants(*t)
+				return e.printTenant(*t)
 			})
 		},
 	}
@@ -110,34 +100,27 @@ func tenantListCommand(e *Env) *cobra.Command {
 		Short: "List tenants",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				found, err := cl.Tenants(ctx)
-				if err != nil {
-					return err
-				}
-				if e.JSON {
-					return e.printJSON(found)
-				}
-				return e.printTenants(found...)
-			})
+			return listing(e, cmd, (*client.Client).Tenants, tenantHead, tenantRow)
 		},
 	}
 }
 
-// printTenants prints one document for one tenant and a table for people.
-func (e *Env) printTenants(found ...api.Tenant) error {
+// printTenant prints one document, and a table for people.
+func (e *Env) printTenant(n api.Tenant) error {
 	if e.JSON {
-		return e.printJSON(found[0])
+		return e.printJSON(n)
 	}
-	t := table{head: []string{"NAME", "TITLE", "STATE", "QUOTA", "LABELS"}}
-	for _, n := range found {
-		state := "enabled"
-		if n.Disabled {
-			state = "disabled"
-		}
-		t.row(n.Name, dash(n.Title), state, dash(quotaText(n.Quota)), dash(strings.Join(pairs(n.Labels), ",")))
+	return printAll(e, []api.Tenant{n}, tenantHead, tenantRow)
+}
+
+var tenantHead = []string{"NAME", "TITLE", "STATE", "QUOTA", "LABELS"}
+
+func tenantRow(n api.Tenant) []cell {
+	state := "enabled"
+	if n.Disabled {
+		state = "disabled"
 	}
-	return t.print(e.Stdout, e.coloured(e.Stdout))
+	return cells(n.Name, dash(n.Title), state, dash(quotaText(n.Quota)), dash(strings.Join(pairs(n.Labels), ",")))
 }
 
 func quotaText(q api.Quota) string {
@@ -159,12 +142,12 @@ func tenantShowCommand(e *Env) *cobra.Command {
 		Short: "Describe a tenant",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				t, err := cl.Tenant(ctx, args[0])
+			return e.withClient(func(cl *client.Client) error {
+				t, err := cl.Tenant(cmd.Context(), args[0])
 				if err != nil {
 					return err
 				}
-				return e.printTenants(*t)
+				return e.printTenant(*t)
 			})
 		},
 	}
@@ -177,8 +160,8 @@ func tenantChangeCommand(e *Env) *cobra.Command {
 		Short: "Change a tenant: what is not named stays as it is",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				now, err := cl.Tenant(ctx, args[0])
+			return e.withClient(func(cl *client.Client) error {
+				now, err := cl.Tenant(cmd.Context(), args[0])
 				if err != nil {
 					return err
 				}
@@ -186,11 +169,11 @@ func tenantChangeCommand(e *Env) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				t, err := cl.ChangeTenant(ctx, args[0], c)
+				t, err := cl.ChangeTenant(cmd.Context(), args[0], c)
 				if err != nil {
 					return err
 				}
-				return e.printTenants(*t)
+				return e.printTenant(*t)
 			})
 		},
 	}
@@ -207,7 +190,7 @@ func tenantRemoveCommand(e *Env) *cobra.Command {
 		Short: "Forget a tenant that has neither keys that work nor sandboxes",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error { return cl.RemoveTenant(ctx, args[0]) })
+			return e.withClient(func(cl *client.Client) error { return cl.RemoveTenant(cmd.Context(), args[0]) })
 		},
 	}
 }
@@ -245,8 +228,8 @@ func keyCreateCommand(e *Env) *cobra.Command {
 				at := time.Now().Add(expires)
 				in.ExpiresAt = &at
 			}
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				k, err := cl.CreateKey(ctx, in)
+			return e.withClient(func(cl *client.Client) error {
+				k, err := cl.CreateKey(cmd.Context(), in)
 				if err != nil {
 					return err
 				}
@@ -282,20 +265,10 @@ func keyListCommand(e *Env) *cobra.Command {
 		Short: "List API keys, without their secrets",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				found, err := cl.Keys(ctx, tenant)
-				if err != nil {
-					return err
-				}
-				if e.JSON {
-					return e.printJSON(found)
-				}
-				now := time.Now()
-				t := table{head: []string{"ID", "NAME", "TENANT", "ROLE", "EXEC", "STATE", "CREATED", "LAST USED"}}
-				for _, k := range found {
-					t.row(k.KeyID, dash(k.Name), k.Tenant, k.Role, fmt.Sprint(k.Exec), keyState(k, now), span(now.Sub(k.CreatedAt))+" ago", ago(k.LastUsed, now))
-				}
-				return t.print(e.Stdout, e.coloured(e.Stdout))
+			now := time.Now()
+			keys := func(cl *client.Client, ctx context.Context) ([]api.Key, error) { return cl.Keys(ctx, tenant) }
+			return listing(e, cmd, keys, []string{"ID", "NAME", "TENANT", "ROLE", "EXEC", "STATE", "CREATED", "LAST USED"}, func(k api.Key) []cell {
+				return cells(k.KeyID, dash(k.Name), k.Tenant, k.Role, fmt.Sprint(k.Exec), keyState(k, now), span(now.Sub(k.CreatedAt))+" ago", ago(k.LastUsed, now))
 			})
 		},
 	}
@@ -329,8 +302,8 @@ func keyRotateCommand(e *Env) *cobra.Command {
 		Short: "Make a key that takes the place of this one, and print its secret",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
-				k, err := cl.RotateKey(ctx, args[0], api.KeyRotation{GraceSeconds: int64(grace / time.Second)})
+			return e.withClient(func(cl *client.Client) error {
+				k, err := cl.RotateKey(cmd.Context(), args[0], api.KeyRotation{GraceSeconds: int64(grace / time.Second)})
 				if err != nil {
 					return err
 				}
@@ -348,7 +321,7 @@ func keyRevokeCommand(e *Env) *cobra.Command {
 		Short: "End a key",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.withServer(cmd.Context(), func(ctx context.Context, cl *client.Client) error { return cl.RevokeKey(ctx, args[0]) })
+			return e.withClient(func(cl *client.Client) error { return cl.RevokeKey(cmd.Context(), args[0]) })
 		},
 	}
 }

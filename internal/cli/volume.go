@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -61,23 +62,7 @@ func volumeListCommand(e *Env) *cobra.Command {
 		Short:   "List volumes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			list, err := cl.Volumes(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if e.JSON {
-				return e.printJSON(list)
-			}
-			t := table{head: []string{"NAME", "ID"}}
-			for _, v := range list {
-				t.row(v.Name, v.VolumeID)
-			}
-			return t.print(e.Stdout, e.coloured(e.Stdout))
+			return listing(e, cmd, (*client.Client).Volumes, []string{"NAME", "ID"}, func(v api.Volume) []cell { return cells(v.Name, v.VolumeID) })
 		},
 	}
 }
@@ -143,18 +128,13 @@ func volumeFilesCommand(e *Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if e.JSON {
-				return e.printJSON(list)
-			}
-			t := table{head: []string{"MODE", "OWNER", "SIZE", "MODIFIED", "PATH"}}
-			for _, f := range list {
+			return printAll(e, list, []string{"MODE", "OWNER", "SIZE", "MODIFIED", "PATH"}, func(f api.VolumeEntry) []cell {
 				at := f.Path
 				if f.Type == "directory" {
 					at += "/"
 				}
-				t.row(fs.FileMode(f.Mode).Perm().String(), fmt.Sprintf("%d:%d", f.UID, f.GID), fmt.Sprint(f.Size), f.Mtime.Local().Format("2006-01-02 15:04:05"), at)
-			}
-			return t.print(e.Stdout, e.coloured(e.Stdout))
+				return cells(fs.FileMode(f.Mode).Perm().String(), fmt.Sprintf("%d:%d", f.UID, f.GID), fmt.Sprint(f.Size), f.Mtime.Local().Format(time.DateTime), at)
+			})
 		},
 	}
 	cmd.Flags().IntVar(&depth, "depth", 1, "how many folders deep")
