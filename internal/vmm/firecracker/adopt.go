@@ -41,7 +41,7 @@ func (d *Driver) adopt(ctx context.Context, r vmm.Record) (*machine, error) {
 	if err != nil {
 		return nil, tartarus.Errorf(tartarus.Invalid, "read record: %w", err)
 	}
-	if err := d.claim(r.ID); err != nil {
+	if err := d.held.Claim(r.ID); err != nil {
 		return nil, err
 	}
 	m := d.newMachine(r.ID)
@@ -52,12 +52,11 @@ func (d *Driver) adopt(ctx context.Context, r vmm.Record) (*machine, error) {
 				go m.watchPages(context.WithoutCancel(ctx))
 			}
 			m.watch(context.WithoutCancel(ctx))
-			d.keep(m)
 			return m, nil
 		}
 		if ctx.Err() != nil { // not the machine's fault: leave it for another try
 			m.close()
-			d.release(r.ID)
+			d.held.Release(r.ID)
 			return nil, err
 		}
 	} else {
@@ -67,7 +66,7 @@ func (d *Driver) adopt(ctx context.Context, r vmm.Record) (*machine, error) {
 	defer cancel()
 	if cerr := m.discard(cctx); cerr != nil {
 		err = errors.Join(err, cerr)
-		d.release(r.ID)
+		d.held.Release(r.ID)
 	}
 	return nil, tartarus.Errorf(tartarus.NotFound, "machine does not run: %w", err)
 }
@@ -101,7 +100,7 @@ func (m *machine) takeOver(ctx context.Context, v version) error {
 
 // Leftovers implements vmm.Driver.
 func (d *Driver) Leftovers(ctx context.Context, owned func(id string) bool, remove bool) ([]vmm.Leftover, error) {
-	return leftovers.Driver{Dir: d.jails, Groups: d.host, Serves: d.serves}.List(ctx, func(id string) bool { return owned(id) || d.known(id) }, remove)
+	return leftovers.Driver{Dir: d.jails, Groups: d.host, Held: &d.held, Serves: d.serves}.List(ctx, owned, remove)
 }
 
 // serves tells which machine a process with these arguments serves: the jailer and the monitor are started with the machine's id and with a

@@ -63,7 +63,7 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, begin func(context.Cont
 	if err != nil {
 		return nil, err
 	}
-	if err := d.claim(c.ID); err != nil {
+	if err := d.held.Claim(c.ID); err != nil {
 		return nil, err
 	}
 	m := d.newMachine(c.ID)
@@ -71,7 +71,6 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, begin func(context.Cont
 	m.state.Rates = d.rates()
 	defer func() {
 		if err == nil {
-			d.keep(m)
 			return
 		}
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)

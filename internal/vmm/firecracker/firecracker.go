@@ -100,10 +100,10 @@ type Driver struct {
 	host  *cgroup.Host
 	sums  verified
 	disks disk.Cache
+	held  vmm.Held
 
 	mu      sync.Mutex
-	live    map[string]*machine // by id; nil while one is being made
-	program *program            // nil until first used
+	program *program // nil until first used
 }
 
 var (
@@ -161,7 +161,7 @@ func New(c Config) (*Driver, error) {
 	sum := sha256.Sum256([]byte(dir))
 	return &Driver{
 		cfg: c, dir: dir, jails: filepath.Join(dir, Name), mark: hex.EncodeToString(sum[:6]), log: c.Log, host: host,
-		live: map[string]*machine{}, disks: disk.Cache{Dir: filepath.Join(dir, disksName)},
+		disks: disk.Cache{Dir: filepath.Join(dir, disksName)},
 	}, nil
 }
 
@@ -176,38 +176,3 @@ func (d *Driver) folder(id string) string { return filepath.Join(d.jails, id) }
 
 // socket is the name of the API socket in a jail.
 func (d *Driver) socket() string { return "api-" + d.mark + ".sock" }
-
-// claim takes an id until release.
-func (d *Driver) claim(id string) error {
-	if !tartarus.ValidID(id) {
-		return tartarus.Errorf(tartarus.Invalid, "machine id %q is not lower-case letters and digits", id)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if _, taken := d.live[id]; taken {
-		return tartarus.Errorf(tartarus.Conflict, "machine %s exists", id)
-	}
-	d.live[id] = nil
-	return nil
-}
-
-// keep notes the machine that an id was claimed for; release gives the id back.
-func (d *Driver) keep(m *machine) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.live[m.id] = m
-}
-
-func (d *Driver) release(id string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.live, id)
-}
-
-// known reports whether this process itself holds the machine.
-func (d *Driver) known(id string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	_, ok := d.live[id]
-	return ok
-}

@@ -243,7 +243,7 @@ func (m *machine) discard(ctx context.Context) error {
 		return nil
 	}
 	if m.foreign {
-		m.driver.release(m.id)
+		m.driver.held.Release(m.id)
 		m.gone = true
 		return nil
 	}
@@ -276,7 +276,7 @@ func (m *machine) discard(ctx context.Context) error {
 			errs = append(errs, m.driver.cfg.Users.Release(uid, m.dir))
 		}
 	}
-	m.driver.release(m.id)
+	m.driver.held.Release(m.id)
 	m.gone = true
 	return errors.Join(errs...)
 }

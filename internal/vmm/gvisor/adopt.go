@@ -38,7 +38,7 @@ func (d *Driver) adopt(ctx context.Context, r vmm.Record) (*machine, error) {
 	if err := json.Unmarshal(r.State, &s); err != nil {
 		return nil, tartarus.Errorf(tartarus.Invalid, "read record: %w", err)
 	}
-	if err := d.claim(r.ID); err != nil {
+	if err := d.held.Claim(r.ID); err != nil {
 		return nil, err
 	}
 	m := d.newMachine(r.ID)
@@ -48,12 +48,11 @@ func (d *Driver) adopt(ctx context.Context, r vmm.Record) (*machine, error) {
 		m.handle = handle
 		if err = m.answer(ctx); err == nil {
 			m.watch(context.WithoutCancel(ctx))
-			d.keep(m)
 			return m, nil
 		}
 		if ctx.Err() != nil { // not the machine's fault: leave it for another try
 			handle.Close()
-			d.release(r.ID)
+			d.held.Release(r.ID)
 			return nil, err
 		}
 	}
@@ -61,7 +60,7 @@ func (d *Driver) adopt(ctx context.Context, r vmm.Record) (*machine, error) {
 	defer cancel()
 	if cerr := m.discard(cctx); cerr != nil {
 		err = errors.Join(err, cerr)
-		d.release(r.ID)
+		d.held.Release(r.ID)
 	}
 	return nil, tartarus.Errorf(tartarus.NotFound, "machine does not run: %w", err)
 }
@@ -83,15 +82,7 @@ func (m *machine) answer(ctx context.Context) error {
 
 // Leftovers implements vmm.Driver.
 func (d *Driver) Leftovers(ctx context.Context, owned func(id string) bool, remove bool) ([]vmm.Leftover, error) {
-	return leftovers.Driver{Dir: d.dir, Groups: d.host, Serves: d.serves}.List(ctx, func(id string) bool { return owned(id) || d.known(id) }, remove)
-}
-
-// known reports whether this process itself holds the machine.
-func (d *Driver) known(id string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	_, ok := d.live[id]
-	return ok
+	return leftovers.Driver{Dir: d.dir, Groups: d.host, Held: &d.held, Serves: d.serves}.List(ctx, owned, remove)
 }
 
 // serves tells which machine's sandbox process was started with these arguments: with the machine's folder as its root.

@@ -72,14 +72,13 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, how start, begin func(c
 	if err := check(c); err != nil {
 		return nil, err
 	}
-	if err := d.claim(c.ID); err != nil {
+	if err := d.held.Claim(c.ID); err != nil {
 		return nil, err
 	}
 	m := d.newMachine(c.ID)
 	caller := ctx
 	defer func() {
 		if err == nil {
-			d.keep(m)
 			return
 		}
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(caller), cleanupTimeout)

@@ -50,9 +50,7 @@ type Driver struct {
 	exe  string
 	log  *slog.Logger
 	host *cgroup.Host
-
-	mu   sync.Mutex
-	live map[string]*machine // by id; nil while one is being made
+	held vmm.Held
 }
 
 var _ vmm.Driver = (*Driver)(nil)
@@ -85,7 +83,7 @@ func New(c Config) (*Driver, error) {
 	if c.Program == "" {
 		c.Program = selfExe
 	}
-	return &Driver{dir: dir, exe: c.Program, log: c.Log, host: host, live: map[string]*machine{}}, nil
+	return &Driver{dir: dir, exe: c.Program, log: c.Log, host: host}, nil
 }
 
 // Name implements vmm.Driver.
@@ -130,30 +128,3 @@ func (d *Driver) Probe(context.Context) vmm.Support {
 
 // folder is where a machine's files are.
 func (d *Driver) folder(id string) string { return filepath.Join(d.dir, id) }
-
-// claim takes an id until release.
-func (d *Driver) claim(id string) error {
-	if !tartarus.ValidID(id) {
-		return tartarus.Errorf(tartarus.Invalid, "machine id %q is not lower-case letters and digits", id)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if _, taken := d.live[id]; taken {
-		return tartarus.Errorf(tartarus.Conflict, "machine %s exists", id)
-	}
-	d.live[id] = nil
-	return nil
-}
-
-// keep notes the machine that an id was claimed for; release gives the id back.
-func (d *Driver) keep(m *machine) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.live[m.id] = m
-}
-
-func (d *Driver) release(id string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.live, id)
-}

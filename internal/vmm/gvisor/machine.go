@@ -187,7 +187,7 @@ func (m *machine) discard(ctx context.Context) error {
 		return nil
 	}
 	if m.foreign {
-		m.driver.release(m.id)
+		m.driver.held.Release(m.id)
 		m.gone = true
 		return nil
 	}
@@ -211,7 +211,7 @@ func (m *machine) discard(ctx context.Context) error {
 	if m.handle != nil {
 		m.handle.Close()
 	}
-	m.driver.release(m.id)
+	m.driver.held.Release(m.id)
 	m.gone = true
 	return nil
 }

@@ -28,6 +28,7 @@ const sweepTime = 10 * time.Second
 type Driver struct {
 	Dir    string       // has a folder for each machine, by its id
 	Groups *cgroup.Host // has a group for each, likewise; other drivers may have theirs there too
+	Held   *vmm.Held    // those that this process itself makes or holds, which have an owner
 	// Serves tells by its arguments which machine a process serves, or returns nothing.
 	Serves func(args []string) string
 }
@@ -56,7 +57,7 @@ func (d Driver) List(ctx context.Context, owned func(id string) bool, remove boo
 	var found []vmm.Leftover
 	var failed error
 	for _, id := range slices.Compact(ids) {
-		if owned(id) {
+		if owned(id) || d.Held.Has(id) {
 			continue
 		}
 		for _, pid := range stray[id] {

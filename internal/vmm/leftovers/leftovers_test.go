@@ -39,15 +39,18 @@ func TestWhatNobodyOwnsGoes(t *testing.T) {
 	}
 	dir := t.TempDir()
 	mark := "leftover-of-" + filepath.Base(dir) + "-"
-	d := Driver{Dir: dir, Groups: groups, Serves: func(args []string) string {
+	d := Driver{Dir: dir, Groups: groups, Held: new(vmm.Held), Serves: func(args []string) string {
 		id, ok := strings.CutPrefix(args[0], mark)
 		if !ok {
 			return ""
 		}
 		return id
 	}}
-	mine, lost, bare, odd := tartarus.NewID(), tartarus.NewID(), tartarus.NewID(), "lost+found"
-	for _, name := range []string{mine, lost, odd} {
+	mine, held, lost, bare, odd := tartarus.NewID(), tartarus.NewID(), tartarus.NewID(), tartarus.NewID(), "lost+found"
+	if err := d.Held.Claim(held); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{mine, held, lost, odd} {
 		if err := os.MkdirAll(filepath.Join(dir, name, "inside"), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +97,7 @@ func TestWhatNobodyOwnsGoes(t *testing.T) {
 	if found, err := d.List(context.WithoutCancel(t.Context()), owned, false); err != nil || len(found) > 0 {
 		t.Errorf("still there: %v, %v", found, err)
 	}
-	for _, name := range []string{mine, odd} {
+	for _, name := range []string{mine, held, odd} {
 		if _, err := os.Stat(filepath.Join(dir, name, "inside")); err != nil {
 			t.Errorf("%s was touched: %v", name, err)
 		}

@@ -83,14 +83,13 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, p plan) (_ *machine, er
 	if err != nil {
 		return nil, tartarus.Errorf(tartarus.Unsupported, "%w", err)
 	}
-	if err := d.claim(c.ID); err != nil {
+	if err := d.held.Claim(c.ID); err != nil {
 		return nil, err
 	}
 	m := d.newMachine(c.ID)
 	defer func() {
 		m.files.close()
 		if err == nil {
-			d.keep(m)
 			return
 		}
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)

@@ -263,7 +263,7 @@ func (m *machine) discard(ctx context.Context) error {
 		}
 	}
 	m.driver.forget(m.base)
-	m.driver.release(m.id)
+	m.driver.held.Release(m.id)
 	m.gone = true
 	return nil
 }

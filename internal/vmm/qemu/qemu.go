@@ -65,6 +65,7 @@ type Driver struct {
 	log   *slog.Logger
 	host  *cgroup.Host
 	disks disk.Cache
+	held  vmm.Held
 
 	looking sync.Mutex
 	looked  bool        // under looking, as what follows
@@ -73,9 +74,8 @@ type Driver struct {
 	kvm     kvm.Verdict // of the host
 
 	mu     sync.Mutex
-	live   map[string]*machine // by id; nil while one is being made
-	saved  map[string]*memory  // verified memory of snapshots, by the manifest's ID, while machines use it
-	saving sync.Mutex          // one snapshot's memory is read at a time
+	saved  map[string]*memory // verified memory of snapshots, by the manifest's ID, while machines use it
+	saving sync.Mutex         // one snapshot's memory is read at a time
 }
 
 var (
@@ -123,7 +123,7 @@ func New(c Config) (*Driver, error) {
 	}
 	return &Driver{
 		cfg: c, dir: dir, log: c.Log, host: host, disks: disk.Cache{Dir: filepath.Join(c.Cache, "disks")},
-		live: map[string]*machine{}, saved: map[string]*memory{},
+		saved: map[string]*memory{},
 	}, nil
 }
 
@@ -227,38 +227,3 @@ func (d *Driver) Probe(ctx context.Context) vmm.Support {
 
 // folder is where a machine's files are.
 func (d *Driver) folder(id string) string { return filepath.Join(d.dir, id) }
-
-// claim takes an id until release.
-func (d *Driver) claim(id string) error {
-	if !tartarus.ValidID(id) {
-		return tartarus.Errorf(tartarus.Invalid, "machine id %q is not lower-case letters and digits", id)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if _, taken := d.live[id]; taken {
-		return tartarus.Errorf(tartarus.Conflict, "machine %s exists", id)
-	}
-	d.live[id] = nil
-	return nil
-}
-
-// keep notes the machine that an id was claimed for; release gives the id back.
-func (d *Driver) keep(m *machine) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.live[m.id] = m
-}
-
-func (d *Driver) release(id string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.live, id)
-}
-
-// known reports whether this process itself holds the machine.
-func (d *Driver) known(id string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	_, ok := d.live[id]
-	return ok
-}
