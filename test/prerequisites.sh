@@ -10,6 +10,7 @@ want=(
   nft:nftables                     # flushes rules behind a pool's back
   ip:iproute2 nsenter:util-linux   # nodes in network namespaces of their own
   redis-server:redis-server        # the Redis stores are tested against the real one
+  sqlite3:sqlite3                  # a copy of a running store, as docs/backup.md makes it
   qemu-system-x86_64:qemu-system-x86 mkfs.ext4:e2fsprogs dpkg-deb:dpkg xz:xz-utils # virtual machines with a Linux guest
   python3:python3 node:nodejs npm:npm # run the published SDKs
 )
