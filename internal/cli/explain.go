@@ -20,6 +20,12 @@ func stateOf(sb *api.ListedSandbox) string {
 	return sb.State
 }
 
+// timeless reports whether the time of a sandbox stands still: in quarantine, and while it is paused, unless it only sleeps because nothing used it.
+func timeless(sb *api.ListedSandbox) bool {
+	p := tartarus.Phase(sb.Phase)
+	return p == tartarus.Quarantined || p == tartarus.Paused && tartarus.Reason(sb.Reason) != tartarus.ReasonIdle
+}
+
 // A node notices the end of a machine a moment after the streams into it have broken.
 const (
 	noticeTime  = 3 * time.Second

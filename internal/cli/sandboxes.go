@@ -96,7 +96,7 @@ func (e *Env) printSandboxes(found []api.ListedSandbox, now time.Time) error {
 		switch p := tartarus.Phase(sb.Phase); {
 		case p.Ended() && sb.Reason != "":
 			state += " (" + sb.Reason + ")"
-		case p.Ended(), p == tartarus.Quarantined: // where time stands still
+		case p.Ended(), timeless(&sb):
 		case sb.Termination != nil:
 			state += " (ending: " + sb.Termination.Reason + ")"
 			ends = span(max(0, sb.Termination.Until.Sub(now)))
@@ -154,13 +154,17 @@ func inspectCommand(e *Env) *cobra.Command {
 }
 
 func (e *Env) printDetail(sb *api.SandboxDetail) error {
+	ends := sb.EndAt.Local().Format(time.RFC3339)
+	if timeless(&sb.ListedSandbox) {
+		ends = ""
+	}
 	rows := [][2]string{
 		{"id", sb.SandboxID}, {"template", fmt.Sprintf("%s (%s)", dash(sb.Alias), sb.TemplateID)},
 		{"state", stateOf(&sb.ListedSandbox)}, {"reason", strings.TrimSpace(sb.Reason + " " + sb.Message)},
 		{"runtime", sb.Runtime}, {"isolation", sb.Tier}, {"node", sb.Node}, {"heat", sb.Heat}, {"confined", sb.Confined},
 		{"cpus", fmt.Sprint(sb.CPUCount)}, {"memory", size(sb.MemoryMB << 20)}, {"disk", size(sb.DiskSizeMB << 20)},
 		{"termination", termination(sb.Termination)},
-		{"started", sb.StartedAt.Local().Format(time.RFC3339)}, {"ends", sb.EndAt.Local().Format(time.RFC3339)},
+		{"started", sb.StartedAt.Local().Format(time.RFC3339)}, {"ends", ends},
 		{"internet", fmt.Sprint(sb.AllowInternetAccess)},
 	}
 	rows = append(rows, networkRows(sb.Network)...)
