@@ -222,7 +222,8 @@ func (db *DB) registryShards(ctx context.Context) (int, error) {
 	}
 	r := v
 	if r.text(0) != layoutVersion {
-		return 0, tartarus.Errorf(tartarus.Unsupported, "redis holds a store of layout %s and this program knows %s: it was written by another version", r.text(0), layoutVersion)
+		return 0, tartarus.Errorf(tartarus.Unsupported, "redis holds a store of layout %s, written by another version, and this one knows %s alone: run that version, or give this one "+
+			"a database or a prefix (redis.prefix) where nothing is yet; nodes enter their sandboxes there again, tenants, keys and policies are made anew", r.text(0), layoutVersion)
 	}
 	n := r.number(1)
 	if n < 1 || n > 1024 {
