@@ -119,6 +119,12 @@ type Judge interface {
 	Judge(ctx context.Context, r Request) Verdict
 }
 
+// Prompt is a Judge that knows at once what it says of most requests.
+type Prompt interface {
+	// AtOnce is Judge where that neither waits for anything nor changes anything; known is false where it would.
+	AtOnce(r Request) (v Verdict, known bool)
+}
+
 // Patient is a Judge that other requests may hold up, and that has a longer time than the others for it.
 type Patient interface {
 	Patience() time.Duration
@@ -214,9 +220,8 @@ func (c *Chain) Try(ctx context.Context, r Request) (Outcome, error) {
 	var causes []tartarus.Cause
 	code, wait := "", time.Duration(0)
 	for _, j := range c.judges {
-		asked := r.clone()
-		asked.refused = kind != ""
-		v := c.ask(ctx, j, asked)
+		r.refused = kind != ""
+		v := c.ask(ctx, j, r)
 		out.Verdicts = append(out.Verdicts, v)
 		if !v.Allow {
 			if kind == "" {
@@ -255,29 +260,11 @@ func amend(a Amender, r *Request) (err error) {
 	return nil
 }
 
-// ask gets one verdict within the time. The judge runs beside its asker, so that one that hangs costs its own goroutine and the
-// request, and nothing else.
+// ask gets one verdict.
 func (c *Chain) ask(ctx context.Context, j Judge, r Request) Verdict {
-	limit := c.timeout
-	if p, ok := j.(Patient); ok {
-		limit = max(limit, p.Patience())
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	said := make(chan Verdict, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				said <- Verdict{Reason: fmt.Sprintf("%s failed: %v", j.Name(), p)}
-			}
-		}()
-		said <- j.Judge(ctx, r)
-	}()
-	var v Verdict
-	select {
-	case v = <-said:
-	case <-ctx.Done():
-		v = Verdict{Reason: j.Name() + " did not answer in time"}
+	v, known := atOnce(j, r)
+	if !known {
+		v = c.await(ctx, j, r)
 	}
 	v.Judge = j.Name()
 	if !v.Allow && v.Kind == "" {
@@ -287,6 +274,50 @@ func (c *Chain) ask(ctx context.Context, j Judge, r Request) Verdict {
 		v.Reason = j.Name() + " refused and gave no reason"
 	}
 	return v
+}
+
+func atOnce(j Judge, r Request) (v Verdict, known bool) {
+	p, ok := j.(Prompt)
+	if !ok {
+		return v, false
+	}
+	defer func() {
+		if said := recover(); said != nil {
+			v, known = panicked(j, said), true
+		}
+	}()
+	return p.AtOnce(r)
+}
+
+func panicked(j Judge, said any) Verdict {
+	return Verdict{Reason: fmt.Sprintf("%s failed: %v", j.Name(), said)}
+}
+
+// await gets a verdict within the time. The judge runs beside its asker, so that one that hangs costs its own goroutine and the
+// request, and nothing else.
+func (c *Chain) await(ctx context.Context, j Judge, r Request) Verdict {
+	limit := c.timeout
+	if p, ok := j.(Patient); ok {
+		limit = max(limit, p.Patience())
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	r = r.clone()
+	said := make(chan Verdict, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				said <- panicked(j, p)
+			}
+		}()
+		said <- j.Judge(ctx, r)
+	}()
+	select {
+	case v := <-said:
+		return v
+	case <-ctx.Done():
+		return Verdict{Reason: j.Name() + " did not answer in time"}
+	}
 }
 
 // Limits are the static bounds that Minos holds sandboxes to.

@@ -79,6 +79,11 @@ type judge struct {
 func (j judge) Name() string                                 { return j.name }
 func (j judge) Judge(ctx context.Context, r Request) Verdict { return j.say(ctx, r) }
 
+// prompt knows at once.
+type prompt struct{ judge }
+
+func (j prompt) AtOnce(r Request) (Verdict, bool) { return j.say(context.Background(), r), true }
+
 type amender func(*Request)
 
 func (amender) Name() string       { return "amender" }
@@ -93,20 +98,22 @@ func TestAllVerdictsAreKept(t *testing.T) {
 		judge{"three", func(context.Context, Request) Verdict { panic("boom") }},
 		judge{"four", func(context.Context, Request) Verdict { return Verdict{} }},
 		judge{"five", allow},
+		prompt{judge{"six", func(context.Context, Request) Verdict { panic("bang") }}},
+		prompt{judge{"seven", func(_ context.Context, r Request) Verdict { return Verdict{Allow: r.refused} }}},
 	}}
 	out, err := c.Try(t.Context(), Request{})
 	if !tartarus.Is(err, tartarus.Exhausted) {
 		t.Fatalf("got %v, want the kind of the first refusal", err)
 	}
-	for _, part := range []string{"too many", "three failed: boom", "four refused"} {
+	for _, part := range []string{"too many", "three failed: boom", "four refused", "six failed: bang"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q lacks %q", err, part)
 		}
 	}
-	if len(out.Verdicts) != 5 {
-		t.Fatalf("got %d verdicts, want 5", len(out.Verdicts))
+	if len(out.Verdicts) != 7 {
+		t.Fatalf("got %d verdicts, want 7", len(out.Verdicts))
 	}
-	for i, want := range []bool{true, false, false, false, true} {
+	for i, want := range []bool{true, false, false, false, true, false, true} {
 		if out.Verdicts[i].Allow != want {
 			t.Errorf("verdict %d: %+v", i, out.Verdicts[i])
 		}

@@ -71,8 +71,14 @@ func (m *Minos) Amend(r *Request) {
 
 // Judge refuses what no sandbox may have.
 func (m *Minos) Judge(_ context.Context, r Request) Verdict {
+	v, _ := m.AtOnce(r)
+	return v
+}
+
+// AtOnce implements Prompt: this is arithmetic.
+func (m *Minos) AtOnce(r Request) (Verdict, bool) {
 	if r.Action != Create {
-		return Verdict{Allow: true}
+		return Verdict{Allow: true}, true
 	}
 	res, l := r.Spec.Resources, m.limits
 	for _, b := range []struct {
@@ -87,8 +93,8 @@ func (m *Minos) Judge(_ context.Context, r Request) Verdict {
 		{"timeout", int64(r.Spec.Timeout / time.Second), 1, int64(l.MaxTimeout / time.Second), " s"},
 	} {
 		if b.got < b.min || b.got > b.max {
-			return Verdict{Kind: tartarus.Invalid, Reason: fmt.Sprintf("%s is %d%s, but must be between %d and %d%s", b.what, b.got, b.unit, b.min, b.max, b.unit)}
+			return Verdict{Kind: tartarus.Invalid, Reason: fmt.Sprintf("%s is %d%s, but must be between %d and %d%s", b.what, b.got, b.unit, b.min, b.max, b.unit)}, true
 		}
 	}
-	return Verdict{Allow: true}
+	return Verdict{Allow: true}, true
 }

@@ -31,14 +31,20 @@ func (*Quotas) Patience() time.Duration { return 15 * time.Second }
 
 var acts = map[Action]quota.Act{Create: quota.Start, Resume: quota.Wake, Pause: quota.Sleep, Snapshot: quota.Keep}
 
+// AtOnce implements Prompt: what takes nothing of a quota, or has none, is not counted.
+func (q *Quotas) AtOnce(r Request) (v Verdict, known bool) {
+	_, counted := acts[r.Action]
+	v.Allow = q.ledger == nil || !counted || r.refused || r.Dry || r.Quota.Unbounded()
+	return v, v.Allow
+}
+
 // Judge claims what the request needs.
 func (q *Quotas) Judge(ctx context.Context, r Request) Verdict {
-	act, counted := acts[r.Action]
-	if q.ledger == nil || !counted || r.refused || r.Dry || r.Quota.Unbounded() {
-		return Verdict{Allow: true}
+	if v, known := q.AtOnce(r); known {
+		return v
 	}
 	why, err := q.ledger.Claim(ctx, quota.Claim{
-		Act: act, Tenant: r.Spec.Tenant, Quota: r.Quota, ID: r.Spec.ID, Revision: r.Revision, Resources: r.Spec.Resources, KeptMB: r.KeptMB, Now: r.Now,
+		Act: acts[r.Action], Tenant: r.Spec.Tenant, Quota: r.Quota, ID: r.Spec.ID, Revision: r.Revision, Resources: r.Spec.Resources, KeptMB: r.KeptMB, Now: r.Now,
 	})
 	switch {
 	case err != nil:

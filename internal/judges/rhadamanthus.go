@@ -38,10 +38,16 @@ type Rhadamanthus struct {
 // Name is rhadamanthus.
 func (*Rhadamanthus) Name() string { return "rhadamanthus" }
 
+// AtOnce implements Prompt: there is nothing that policies speak of, or there are none.
+func (h *Rhadamanthus) AtOnce(r Request) (v Verdict, known bool) {
+	v.Allow = h.policies == nil || r.Action != Create && r.Action != Network && r.Action != Resume
+	return v, v.Allow
+}
+
 // Judge asks the policies.
 func (h *Rhadamanthus) Judge(ctx context.Context, r Request) Verdict {
-	if h.policies == nil || r.Action != Create && r.Action != Network && r.Action != Resume {
-		return Verdict{Allow: true}
+	if v, known := h.AtOnce(r); known {
+		return v
 	}
 	ruling, err := h.policies.Rule(ctx, Input(ctx, r))
 	if err != nil {
