@@ -28,14 +28,10 @@ func (db *DB) Enter(ctx context.Context, j acheron.Job, sb tartarus.Sandbox) (ac
 		return acheron.Job{}, fmt.Errorf("encode sandbox %s: %w", sb.ID, err)
 	}
 	var stored acheron.Job
-	err = db.write(ctx, func(t *txn) error {
-		old, err := t.filedSandbox(sb.ID)
-		if err != nil {
-			return err
-		}
+	err = db.write(ctx, func(t *txn) (err error) {
 		var fresh bool
-		if stored, fresh, err = t.enqueue(j); err == nil && fresh && old.revision == 0 {
-			err = t.insertSandbox(now, sb.Revision, body)
+		if stored, fresh, err = t.enqueue(j); err == nil && fresh {
+			_, err = t.addSandbox(now, sb.Revision, body)
 		}
 		return err
 	})

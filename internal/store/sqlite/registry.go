@@ -74,16 +74,22 @@ func (f filed) columns() []any {
 }
 
 func (t *txn) insertSandbox(f filed, revision int64, body []byte) error {
+	fresh, err := t.addSandbox(f, revision, body)
+	if err == nil && !fresh {
+		err = tartarus.Errorf(tartarus.Conflict, "sandbox %s is there already", f.id)
+	}
+	return err
+}
+
+// addSandbox inserts a sandbox, unless it is there already.
+func (t *txn) addSandbox(f filed, revision int64, body []byte) (fresh bool, err error) {
 	n, err := t.exec("INSERT INTO sandboxes (revision, body, "+filedColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
 		append([]any{revision, body}, f.columns()...)...)
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		return tartarus.Errorf(tartarus.Conflict, "sandbox %s is there already", f.id)
+	if err != nil || n == 0 {
+		return false, err
 	}
 	t.recent.keep(filedRow{t.conn.last, revision, f})
-	return t.label(f)
+	return true, t.label(f)
 }
 
 // updateSandbox leaves the indices alone unless something changed that they hold: keeping them is most of the cost.
