@@ -52,7 +52,7 @@ func (e *Env) benchVerb(name, short string, n int, run func(context.Context, ben
 			if !e.JSON {
 				cfg.Progress = e.Stderr
 			}
-			collectLess() // as a server does
+			tune() // as a server does
 			rep, err := run(cmd.Context(), cfg)
 			if err != nil {
 				return err
@@ -96,7 +96,7 @@ The machines are fake, which must be said with --driver fake. With --store redis
 			if !e.JSON {
 				cfg.Progress = e.Stderr
 			}
-			collectLess() // as a server does
+			tune() // as a server does
 			var rep *bench.Report
 			err := profiled(profile, func() (err error) {
 				rep, err = bench.Control(cmd.Context(), cfg)
