@@ -145,12 +145,12 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request, who caller) 
 	}
 	switch lose := r.URL.Query().Get("lose"); lose {
 	case "true":
-	default:
-		return tartarus.Errorf(tartarus.Invalid, "lose must be true or false, not %.20q", lose)
 	case "", "false":
 		if err := s.nonePaused(r.Context(), n.Name); err != nil {
 			return err
 		}
+	default:
+		return tartarus.Errorf(tartarus.Invalid, "lose must be true or false, not %.20q", lose)
 	}
 	if err := s.cfg.Joins.Ban(r.Context(), n.Name); err != nil {
 		return err
