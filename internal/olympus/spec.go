@@ -44,16 +44,9 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 	if err != nil {
 		return tartarus.Spec{}, "", err
 	}
-	var grace *time.Duration
-	if in.Grace != nil {
-		d, err := duration(in.Grace, 0, "terminationGrace")
-		if err == nil && d > maxGrace {
-			err = tartarus.Errorf(tartarus.Invalid, "terminationGrace must not be over %d s", int64(maxGrace/time.Second))
-		}
-		if err != nil {
-			return tartarus.Spec{}, "", err
-		}
-		grace = &d
+	grace, err := ownGrace(in.Grace)
+	if err != nil {
+		return tartarus.Spec{}, "", err
 	}
 	network, err := newNetwork(in.Network, in.AllowInternetAccess)
 	if err != nil {
@@ -98,6 +91,21 @@ func (s *Server) newSpec(ctx context.Context, raw []byte, who caller, v wireVers
 		spec.Secrets.TrafficToken = newToken()
 	}
 	return spec, tartarus.Tier(in.Tier), nil
+}
+
+// ownGrace is the time that a create gives its sandbox to end in; nil leaves it to the template and the server.
+func ownGrace(seconds *int64) (*time.Duration, error) {
+	if seconds == nil {
+		return nil, nil
+	}
+	d, err := duration(seconds, 0, "terminationGrace")
+	if err != nil {
+		return nil, err
+	}
+	if d > maxGrace {
+		return nil, tartarus.Errorf(tartarus.Invalid, "terminationGrace must not be over %d s", int64(maxGrace/time.Second))
+	}
+	return &d, nil
 }
 
 // origin finds what a sandbox is made from: a template, or a snapshot, which then stands for its template with what the sandbox had.

@@ -65,7 +65,7 @@ type start struct {
 }
 
 // make starts a sandbox process and has begin put a guest into it. When it fails, nothing is left.
-func (d *Driver) make(ctx context.Context, c vmm.Config, how start, begin func(context.Context, *session) error) (_ *machine, err error) {
+func (d *Driver) make(ctx context.Context, c vmm.Config, how start, begin func(context.Context, *session) error) (*machine, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -76,30 +76,36 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, how start, begin func(c
 		return nil, err
 	}
 	m := d.newMachine(c.ID)
-	caller := ctx
-	defer func() {
-		if err == nil {
-			return
+	if err := d.makeAs(ctx, m, c, how, begin); err != nil {
+		return nil, m.giveUp(ctx, err)
+	}
+	return m, nil
+}
+
+// giveUp removes what there is of a machine that does not come up, and adds to the reason what its process said.
+func (m *machine) giveUp(ctx context.Context, err error) error {
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if ctx.Err() == nil && !m.foreign {
+		if why := m.lastWords(cctx); why != "" {
+			err = fmt.Errorf("%w (%s)", err, why)
 		}
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(caller), cleanupTimeout)
-		defer cancel()
-		if caller.Err() == nil && !m.foreign {
-			if why := m.lastWords(cctx); why != "" {
-				err = fmt.Errorf("%w (%s)", err, why)
-			}
-		}
-		if cerr := m.discard(cctx); cerr != nil {
-			err = errors.Join(err, cerr)
-		}
-	}()
+	}
+	if cerr := m.discard(cctx); cerr != nil {
+		err = errors.Join(err, cerr)
+	}
+	return err
+}
+
+func (d *Driver) makeAs(ctx context.Context, m *machine, c vmm.Config, how start, begin func(context.Context, *session) error) (err error) {
 	if err := os.Mkdir(m.dir, 0o700); errors.Is(err, fs.ErrExist) {
 		m.foreign = true // an earlier process made it: not ours to remove
-		return nil, tartarus.Errorf(tartarus.Conflict, "machine %s exists", c.ID)
+		return tartarus.Errorf(tartarus.Conflict, "machine %s exists", c.ID)
 	} else if err != nil {
-		return nil, err
+		return err
 	}
 	if m.rootfs, err = manifest.ImageID(c.RootFS); err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
@@ -108,30 +114,30 @@ func (d *Driver) make(ctx context.Context, c vmm.Config, how start, begin func(c
 		defer device.Close()
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s, err := dial(m.dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer s.close()
 	network, err := links(m.conf, c.Interface, device, how.restore)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.call(ctx, boot.ContMgrSetNetworkArgs, network, nil); err != nil {
-		return nil, fmt.Errorf("set up guest network: %w", err)
+		return fmt.Errorf("set up guest network: %w", err)
 	}
 	if err := begin(ctx, s); err != nil {
-		return nil, fmt.Errorf("start guest: %w", err)
+		return fmt.Errorf("start guest: %w", err)
 	}
 	// Only now: the start itself takes more than one processor, and being held to the guest's share would double
 	// its time.
 	if err := m.group.SetCPUs(c.Resources.VCPU); err != nil {
-		return nil, err
+		return err
 	}
 	m.watch(context.WithoutCancel(ctx))
-	return m, nil
+	return nil
 }
 
 func check(c vmm.Config) error {
