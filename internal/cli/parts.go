@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,22 +69,7 @@ func (e *Env) runPart(ctx context.Context, c *effective) error {
 	if c.Part == daemon.Agent && os.Geteuid() != 0 {
 		return fmt.Errorf("running sandboxes needs root (network namespaces, cgroups, nftables): use sudo")
 	}
-	c.Log = e.logger(c, slog.LevelInfo)
-	st, err := e.stack(c.Config, e.Version)
-	if err != nil {
-		return err
-	}
-	result := make(chan error, 1)
-	go func() { result <- st.Run(ctx) }()
-	select {
-	case err := <-result:
-		return err
-	case <-st.Ready():
-	}
-	if err := e.announcePart(c, st.About()); err != nil {
-		e.note("%v", err) // a server does not stop because nobody reads its greeting
-	}
-	return <-result
+	return e.serve(ctx, c, e.announcePart)
 }
 
 func (e *Env) announcePart(c *effective, a daemon.About) error {

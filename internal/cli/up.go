@@ -42,6 +42,17 @@ func (e *Env) up(ctx context.Context, c *effective) error {
 	if listens(ctx, "http://"+reachable(c.APIAddr)) {
 		return fmt.Errorf("a server already listens on %s; stop it, or choose other addresses with --api-addr and --edge-addr", c.APIAddr)
 	}
+	err := e.serve(ctx, c, e.announce)
+	if err == nil && c.PauseOnExit {
+		e.note("stopped; sandboxes are paused, and `tartarus resume` brings them back under the next `tartarus up`")
+	} else if err == nil {
+		e.note("stopped; sandboxes live on until their time is up, and the next `tartarus up` takes them over")
+	}
+	return err
+}
+
+// serve runs a stack until ctx ends, and has announce say what it is once it is ready.
+func (e *Env) serve(ctx context.Context, c *effective, announce func(*effective, daemon.About) error) error {
 	c.Log = e.logger(c, slog.LevelInfo)
 	st, err := e.stack(c.Config, e.Version)
 	if err != nil {
@@ -54,16 +65,10 @@ func (e *Env) up(ctx context.Context, c *effective) error {
 		return err
 	case <-st.Ready():
 	}
-	if err := e.announce(c, st.About()); err != nil {
+	if err := announce(c, st.About()); err != nil {
 		e.note("%v", err) // a server does not stop because nobody reads its greeting
 	}
-	err = <-result
-	if err == nil && c.PauseOnExit {
-		e.note("stopped; sandboxes are paused, and `tartarus resume` brings them back under the next `tartarus up`")
-	} else if err == nil {
-		e.note("stopped; sandboxes live on until their time is up, and the next `tartarus up` takes them over")
-	}
-	return err
+	return <-result
 }
 
 // upDocument is what up prints as JSON when it is ready.

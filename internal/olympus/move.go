@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -12,7 +13,6 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/acheron"
 	"github.com/tartarus-sandbox/tartarus/internal/hades"
-	"github.com/tartarus-sandbox/tartarus/internal/phlegethon"
 )
 
 // Mover is a Node whose sandboxes can go on elsewhere.
@@ -67,16 +67,9 @@ func (s *Server) move(ctx context.Context, sb tartarus.Sandbox) (moved tartarus.
 	// Once begun it is finished or undone, whether or not the caller waits.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moveTime)
 	defer cancel()
-	need, err := s.movesTo(ctx, sb)
+	to, err := s.elsewhere(ctx, sb)
 	if err != nil {
 		return sb, err
-	}
-	to, err := s.placer.place(ctx, need, time.Now())
-	if err != nil {
-		return sb, err
-	}
-	if to.Node == sb.Node {
-		return sb, tartarus.Errorf(tartarus.Unavailable, "no other node takes it")
 	}
 	at, err := s.cfg.Fleet.Node(ctx, sb.Node)
 	if err != nil {
@@ -90,7 +83,7 @@ func (s *Server) move(ctx context.Context, sb tartarus.Sandbox) (moved tartarus.
 	if err != nil {
 		return sb, err
 	}
-	if moved, err = s.handOver(ctx, m, sb.Node, to.Node); err != nil {
+	if moved, err = s.handOver(ctx, m, sb.Node, to); err != nil {
 		return sb, err
 	}
 	s.cfg.Changed(moved)
@@ -142,36 +135,37 @@ func (s *Server) rescue(ctx context.Context, sb tartarus.Sandbox) (tartarus.Sand
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moveTime)
 	defer cancel()
-	need, err := s.movesTo(ctx, sb)
+	to, err := s.elsewhere(ctx, sb)
 	if err != nil {
 		return sb, err
 	}
-	to, err := s.placer.place(ctx, need, time.Now())
-	if err != nil {
-		return sb, err
-	}
-	moved, err := s.handOver(ctx, tartarus.Move{Sandbox: sb, Snapshot: sb.Saved}, sb.Node, to.Node)
+	moved, err := s.handOver(ctx, tartarus.Move{Sandbox: sb, Snapshot: sb.Saved}, sb.Node, to)
 	if err == nil {
 		s.cfg.Changed(moved)
 	}
 	return moved, err
 }
 
-// movesTo is what a sandbox needs of the node that it is moved to.
-func (s *Server) movesTo(ctx context.Context, sb tartarus.Sandbox) (phlegethon.Want, error) {
-	w := want(sb.Spec, "")
-	w.Runtime, w.Apart = sb.Driver, sb.Node
+// elsewhere picks the node that a sandbox is moved to: another one with its runtime and its model of processor.
+func (s *Server) elsewhere(ctx context.Context, sb tartarus.Sandbox) (node string, err error) {
 	nodes, err := s.cfg.Registry.Nodes(ctx)
 	if err != nil {
-		return w, err // another processor's memory image must not be tried for want of an answer
+		return "", err // another processor's memory image must not be tried for want of an answer
 	}
-	for _, n := range nodes {
-		if n.Name == sb.Node {
-			w.CPU = n.CPUModel
-			return w, nil
-		}
+	i := slices.IndexFunc(nodes, func(n hades.Node) bool { return n.Name == sb.Node })
+	if i < 0 {
+		return "", tartarus.Errorf(tartarus.Unavailable, "node %s is not registered: the model of its processor is not known", sb.Node)
 	}
-	return w, tartarus.Errorf(tartarus.Unavailable, "node %s is not registered: the model of its processor is not known", sb.Node)
+	w := want(sb.Spec, "")
+	w.Runtime, w.Apart, w.CPU = sb.Driver, sb.Node, nodes[i].CPUModel
+	to, err := s.placer.place(ctx, w, time.Now())
+	if err != nil {
+		return "", err
+	}
+	if to.Node == sb.Node {
+		return "", tartarus.Errorf(tartarus.Unavailable, "no other node takes it")
+	}
+	return to.Node, nil
 }
 
 // handOver makes an evicted sandbox the new node's: first in the registry, so that no two nodes have it, then there.
