@@ -25,12 +25,11 @@ func (m *machine) Inside(ctx context.Context) (vmm.Inside, error) {
 }
 
 func (m *machine) inside(ctx context.Context) (in vmm.Inside, err error) {
-	select {
-	case m.turn <- struct{}{}:
-		defer func() { <-m.turn }()
-	default:
+	release, ok := m.life.TryTake()
+	if !ok {
 		return in, tartarus.Errorf(tartarus.Unavailable, "something is under way with it")
 	}
+	defer release()
 	ctx, cancel := context.WithTimeout(ctx, insideTime)
 	defer cancel()
 	before := m.counts.seen()

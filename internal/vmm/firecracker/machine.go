@@ -18,6 +18,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/cgroup"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/life"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
@@ -42,14 +43,9 @@ type machine struct {
 	input   *os.File // nil without Config.Console
 	extraMB int64    // of its control group, beside the guest's memory and the monitor's own
 
-	stopped  atomic.Bool            // Stop was called before it ended
-	starved  atomic.Bool            // the kernel killed something in it for want of memory
-	blame    atomic.Pointer[string] // why this process ended it, other than by Stop
-	watching bool                   // whether exited will be closed
-	exited   chan struct{}          // closed when the monitor has ended and exit is set
-	exit     vmm.Exit
+	blame atomic.Pointer[string] // why this process ended it, other than by Stop
 
-	turn chan struct{} // held by Pause, Resume, Snapshot and what asks the monitor
+	life *life.Life
 
 	stopMu sync.Mutex
 	gone   bool // under stopMu: everything is removed
@@ -71,7 +67,7 @@ type state struct {
 }
 
 func (d *Driver) newMachine(id string) *machine {
-	return &machine{driver: d, id: id, dir: d.folder(id), exited: make(chan struct{}), turn: make(chan struct{}, 1)}
+	return &machine{driver: d, id: id, dir: d.folder(id), life: life.New(id)}
 }
 
 // path is the host's path of a name in the jail.
@@ -98,28 +94,8 @@ func inGroup(g *cgroup.Group, pid int) bool { return slices.Contains(g.PIDs(), p
 
 // watch begins to wait for the end of the monitor and of what serves it.
 func (m *machine) watch(ctx context.Context) {
-	m.watching = true
-	alarm, err := m.group.WatchOOM()
-	if err != nil {
-		m.driver.log.Warn("no early notice of memory shortage", "sandbox", m.id, "error", err)
-	}
-	if alarm != nil {
-		go func() {
-			if alarm.Wait() { // whatever the kernel chose to kill, the machine is no longer whole
-				m.starved.Store(true)
-				_ = m.handle.Signal(unix.SIGKILL)
-			}
-		}()
-	}
+	m.life.Watch(ctx, m.driver.log, m.handle, m.group, m.verdict)
 	go m.watchAnswers(ctx)
-	go func() {
-		defer close(m.exited)
-		err := m.handle.Wait(ctx)
-		if alarm != nil {
-			alarm.Close()
-		}
-		m.exit = m.verdict(err)
-	}()
 }
 
 // fail ends the machine because of a fault that is not its guest's.
@@ -136,19 +112,18 @@ func (m *machine) watchAnswers(ctx context.Context) {
 	defer tick.Stop()
 	for strikes := 0; ; {
 		select {
-		case <-m.exited:
+		case <-m.life.Ended():
 			return
 		case <-tick.C:
 		}
-		select {
-		case m.turn <- struct{}{}:
-		default:
+		release, ok := m.life.TryTake()
+		if !ok {
 			continue // something is under way, which has a bound of its own
 		}
 		asking, cancel := context.WithTimeout(ctx, w.Patience)
 		_, err := m.api.Describe(asking)
 		cancel()
-		<-m.turn
+		release()
 		if err == nil {
 			strikes = 0
 			continue
@@ -165,9 +140,9 @@ func (m *machine) watchAnswers(ctx context.Context) {
 func (m *machine) verdict(err error) vmm.Exit {
 	blame := m.blame.Load()
 	switch {
-	case m.starved.Load() || m.group.OOMKills() > 0:
+	case m.life.Starved(m.group):
 		return vmm.Exit{Reason: tartarus.ReasonOOM, Message: "the memory limit was reached"}
-	case m.stopped.Load():
+	case m.life.Stopped():
 		return vmm.Exit{Reason: tartarus.ReasonUser, Message: "stopped"}
 	case blame != nil:
 		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: *blame}
@@ -213,19 +188,7 @@ func (m *machine) lastWords() string {
 }
 
 // Wait implements vmm.Machine.
-func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
-	select {
-	case <-m.exited:
-		return m.exit, nil
-	default:
-	}
-	select {
-	case <-m.exited:
-		return m.exit, nil
-	case <-ctx.Done():
-		return vmm.Exit{}, ctx.Err()
-	}
-}
+func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) { return m.life.Wait(ctx) }
 
 // Stop implements vmm.Machine.
 func (m *machine) Stop(ctx context.Context) error {
@@ -247,15 +210,12 @@ func (m *machine) discard(ctx context.Context) error {
 		m.gone = true
 		return nil
 	}
-	if m.handle != nil && !m.handle.Ended() {
-		m.stopped.Store(true)
-		if err := m.handle.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
-			return fmt.Errorf("kill monitor: %w", err)
-		}
+	if err := m.life.Kill(m.handle); err != nil {
+		return err
 	}
-	if m.watching {
+	if m.life.Watched() {
 		select {
-		case <-m.exited:
+		case <-m.life.Ended():
 		case <-ctx.Done():
 			return fmt.Errorf("wait for monitor: %w", ctx.Err())
 		}
@@ -281,22 +241,6 @@ func (m *machine) discard(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// take waits for this machine's turn: one call to the monitor at a time.
-func (m *machine) take(ctx context.Context) (release func(), err error) {
-	select {
-	case m.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	select {
-	case <-m.exited:
-		<-m.turn
-		return nil, tartarus.Errorf(tartarus.GuestGone, "machine %s has ended", m.id)
-	default:
-		return func() { <-m.turn }, nil
-	}
-}
-
 // ended turns err into GuestGone where the cause is that the monitor has ended.
 func (m *machine) ended(err error) error {
 	if err != nil && m.handle.Ended() {
@@ -307,17 +251,5 @@ func (m *machine) ended(err error) error {
 
 // Usage implements vmm.Machine.
 func (m *machine) Usage(ctx context.Context) (vmm.Usage, error) {
-	if err := ctx.Err(); err != nil {
-		return vmm.Usage{}, err
-	}
-	u, err := m.group.Usage()
-	if err != nil {
-		return vmm.Usage{}, tartarus.Errorf(tartarus.GuestGone, "machine %s has ended: %w", m.id, err)
-	}
-	out := vmm.Usage{CPU: u.CPU, MemoryBytes: u.MemoryBytes, PIDs: u.PIDs}
-	var st unix.Stat_t
-	if err := unix.Lstat(m.path(diskName), &st); err == nil {
-		out.DiskBytes = st.Blocks * 512 // stat(2): always of 512 bytes
-	}
-	return out, nil
+	return m.life.Usage(ctx, m.group, m.path(diskName))
 }

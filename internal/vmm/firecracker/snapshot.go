@@ -88,7 +88,7 @@ func (m *machine) CanDiff(base string) error {
 }
 
 func (m *machine) snapshot(ctx context.Context, dir string, s SnapshotCreate, base string) error {
-	release, err := m.take(ctx)
+	release, err := m.life.Take(ctx)
 	if err != nil {
 		return fmt.Errorf("snapshot machine %s: %w", m.id, err)
 	}

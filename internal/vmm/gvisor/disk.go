@@ -34,7 +34,7 @@ var (
 // SnapshotDisk implements vmm.DiskMachine. The writable layer has a memory file of its own, so its pages are saved without any of the
 // guest's, in pieces.
 func (m *machine) SnapshotDisk(ctx context.Context, dir string) error {
-	release, err := m.take(ctx)
+	release, err := m.life.Take(ctx)
 	if err != nil {
 		return fmt.Errorf("snapshot disk of machine %s: %w", m.id, err)
 	}

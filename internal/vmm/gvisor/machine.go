@@ -3,22 +3,20 @@ package gvisor
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/config"
 
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/cgroup"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/life"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
 
@@ -36,14 +34,8 @@ type machine struct {
 	handle  *process.Handle
 	cmd     *exec.Cmd // nil when adopted: then it is not our child
 
-	stopped  atomic.Bool   // Stop was called before it ended
-	starved  atomic.Bool   // the kernel killed something in it for want of memory
-	watching bool          // whether exited will be closed
-	exited   chan struct{} // closed when the process has ended and exit is set
-	exit     vmm.Exit
-
-	turn   chan struct{} // held by Pause, Resume, Snapshot
-	paused bool          // under turn
+	life   *life.Life
+	paused bool // for whoever has the turn
 
 	stopMu sync.Mutex
 	gone   bool // under stopMu: everything is removed
@@ -57,7 +49,7 @@ var (
 func (d *Driver) newMachine(id string) *machine {
 	return &machine{
 		driver: d, id: id, dir: d.folder(id), version: Version(),
-		exited: make(chan struct{}), turn: make(chan struct{}, 1),
+		life: life.New(id),
 	}
 }
 
@@ -79,28 +71,7 @@ func (m *machine) Record() vmm.Record {
 
 // watch begins to wait for the end of the process.
 func (m *machine) watch(ctx context.Context) {
-	m.watching = true
-	alarm, err := m.group.WatchOOM()
-	if err != nil {
-		m.driver.log.Warn("no early notice of memory shortage", "sandbox", m.id, "error", err)
-	}
-	if alarm != nil {
-		go func() {
-			// Whatever the kernel chose to kill, the guest is no longer whole.
-			if alarm.Wait() {
-				m.starved.Store(true)
-				_ = m.handle.Signal(unix.SIGKILL)
-			}
-		}()
-	}
-	go func() {
-		defer close(m.exited)
-		err := m.handle.Wait(ctx)
-		if alarm != nil {
-			alarm.Close()
-		}
-		m.exit = m.verdict(err)
-	}()
+	m.life.Watch(ctx, m.driver.log, m.handle, m.group, m.verdict)
 }
 
 // verdict says how the process, which has ended, did end.
@@ -114,9 +85,9 @@ func (m *machine) verdict(err error) vmm.Exit {
 	switch {
 	case forbidden:
 		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: status, Forbidden: true}
-	case m.starved.Load() || m.group.OOMKills() > 0:
+	case m.life.Starved(m.group):
 		return vmm.Exit{Reason: tartarus.ReasonOOM, Message: "the memory limit was reached"}
-	case m.stopped.Load():
+	case m.life.Stopped():
 		return vmm.Exit{Reason: tartarus.ReasonUser, Message: "stopped"}
 	case err != nil:
 		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: err.Error()}
@@ -136,7 +107,7 @@ func (m *machine) lastWords(ctx context.Context) string {
 		defer cancel()
 		_ = m.handle.Wait(ctx)
 	}
-	if why := bootFailure(filepath.Join(m.dir, panicName)); why != "" || m.watching || m.cmd == nil || m.handle == nil || !m.handle.Ended() {
+	if why := bootFailure(filepath.Join(m.dir, panicName)); why != "" || m.life.Watched() || m.cmd == nil || m.handle == nil || !m.handle.Ended() {
 		return why
 	}
 	return describe(m.cmd, m.cmd.Wait()) // it has ended, so this returns at once
@@ -157,19 +128,7 @@ func describe(cmd *exec.Cmd, err error) string {
 }
 
 // Wait implements vmm.Machine.
-func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
-	select {
-	case <-m.exited:
-		return m.exit, nil
-	default:
-	}
-	select {
-	case <-m.exited:
-		return m.exit, nil
-	case <-ctx.Done():
-		return vmm.Exit{}, ctx.Err()
-	}
-}
+func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) { return m.life.Wait(ctx) }
 
 // Stop implements vmm.Machine.
 func (m *machine) Stop(ctx context.Context) error {
@@ -191,11 +150,8 @@ func (m *machine) discard(ctx context.Context) error {
 		m.gone = true
 		return nil
 	}
-	if m.handle != nil && !m.handle.Ended() {
-		m.stopped.Store(true)
-		if err := m.handle.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
-			return fmt.Errorf("kill sandbox process: %w", err)
-		}
+	if err := m.life.Kill(m.handle); err != nil {
+		return err
 	}
 	if err := m.reap(ctx); err != nil {
 		return err
@@ -219,9 +175,9 @@ func (m *machine) discard(ctx context.Context) error {
 // reap waits for the end of the process, whose zombie nobody else takes when no watch was begun.
 func (m *machine) reap(ctx context.Context) error {
 	switch {
-	case m.watching:
+	case m.life.Watched():
 		select {
-		case <-m.exited:
+		case <-m.life.Ended():
 		case <-ctx.Done():
 			return fmt.Errorf("wait for sandbox process: %w", ctx.Err())
 		}
@@ -234,35 +190,7 @@ func (m *machine) reap(ctx context.Context) error {
 	return nil
 }
 
-// take waits for this machine's turn: one of Pause, Resume and Snapshot at a time.
-func (m *machine) take(ctx context.Context) (release func(), err error) {
-	select {
-	case m.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	select {
-	case <-m.exited:
-		<-m.turn
-		return nil, tartarus.Errorf(tartarus.GuestGone, "machine %s has ended", m.id)
-	default:
-		return func() { <-m.turn }, nil
-	}
-}
-
 // Usage implements vmm.Machine.
 func (m *machine) Usage(ctx context.Context) (vmm.Usage, error) {
-	if err := ctx.Err(); err != nil {
-		return vmm.Usage{}, err
-	}
-	u, err := m.group.Usage()
-	if err != nil {
-		return vmm.Usage{}, tartarus.Errorf(tartarus.GuestGone, "machine %s has ended: %w", m.id, err)
-	}
-	out := vmm.Usage{CPU: u.CPU, MemoryBytes: u.MemoryBytes, PIDs: u.PIDs}
-	var st unix.Stat_t
-	if err := unix.Stat(filepath.Join(m.dir, diskName), &st); err == nil {
-		out.DiskBytes = st.Blocks * 512 // stat(2): always of 512 bytes
-	}
-	return out, nil
+	return m.life.Usage(ctx, m.group, filepath.Join(m.dir, diskName))
 }

@@ -43,7 +43,7 @@ func (m *machine) Resume(ctx context.Context) error {
 }
 
 func (m *machine) setPaused(ctx context.Context, want bool) error {
-	release, err := m.take(ctx)
+	release, err := m.life.Take(ctx)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ var snapshotFiles = []string{
 // files as the guest's memory does, and all of them are saved while the guest stands still. The manifest is
 // written last, when the guest runs again; syncing the files is for whoever keeps them.
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
-	release, err := m.take(ctx)
+	release, err := m.life.Take(ctx)
 	if err != nil {
 		return fmt.Errorf("snapshot machine %s: %w", m.id, err)
 	}

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/cgroup"
+	"github.com/tartarus-sandbox/tartarus/internal/vmm/life"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/linux"
 	"github.com/tartarus-sandbox/tartarus/internal/vmm/process"
 )
@@ -45,13 +45,7 @@ type machine struct {
 	mu      sync.Mutex
 	console []byte // the end of what the guest wrote to its serial port
 
-	stopped  atomic.Bool   // Stop was called before it ended
-	starved  atomic.Bool   // the kernel killed it for want of memory
-	watching bool          // whether exited will be closed
-	exited   chan struct{} // closed when the process has ended and exit is set
-	exit     vmm.Exit
-
-	turn chan struct{} // held by Pause, Resume, Snapshot
+	life *life.Life
 
 	stopMu sync.Mutex
 	gone   bool // under stopMu: everything is removed
@@ -60,7 +54,7 @@ type machine struct {
 var _ vmm.Machine = (*machine)(nil)
 
 func (d *Driver) newMachine(id string) *machine {
-	return &machine{driver: d, id: id, dir: d.folder(id), exited: make(chan struct{}), turn: make(chan struct{}, 1)}
+	return &machine{driver: d, id: id, dir: d.folder(id), life: life.New(id)}
 }
 
 // about is what a machine is, as far as a snapshot of it depends on that.
@@ -100,34 +94,16 @@ func (m *machine) Record() vmm.Record {
 
 // watch begins to wait for the end of the guest and of the process.
 func (m *machine) watch(ctx context.Context) {
-	m.watching = true
-	alarm, err := m.group.WatchOOM()
-	if err != nil {
-		m.driver.log.Warn("no early notice of memory shortage", "sandbox", m.id, "error", err)
-	}
-	if alarm != nil {
-		go func() {
-			if alarm.Wait() {
-				m.starved.Store(true)
-				_ = m.handle.Signal(unix.SIGKILL)
-			}
-		}()
-	}
 	events, done := context.WithCancel(ctx)
 	followed := make(chan struct{})
+	m.life.Watch(ctx, m.driver.log, m.handle, m.group, func(err error) vmm.Exit {
+		done()
+		<-followed
+		return m.verdict(err)
+	})
 	go func() {
 		defer close(followed)
 		m.follow(events)
-	}()
-	go func() {
-		defer close(m.exited)
-		err := m.handle.Wait(ctx)
-		done()
-		if alarm != nil {
-			alarm.Close()
-		}
-		<-followed
-		m.exit = m.verdict(err)
 	}()
 }
 
@@ -174,9 +150,9 @@ func (m *machine) verdict(err error) vmm.Exit {
 	switch {
 	case forbidden:
 		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: status, Forbidden: true}
-	case m.starved.Load() || m.group.OOMKills() > 0:
+	case m.life.Starved(m.group):
 		return vmm.Exit{Reason: tartarus.ReasonOOM, Message: "the memory limit was reached"}
-	case m.stopped.Load():
+	case m.life.Stopped():
 		return vmm.Exit{Reason: tartarus.ReasonUser, Message: "stopped"}
 	case err != nil:
 		return vmm.Exit{Reason: tartarus.ReasonCrashed, Message: err.Error()}
@@ -228,19 +204,7 @@ func describe(cmd *exec.Cmd) string {
 }
 
 // Wait implements vmm.Machine.
-func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
-	select {
-	case <-m.exited:
-		return m.exit, nil
-	default:
-	}
-	select {
-	case <-m.exited:
-		return m.exit, nil
-	case <-ctx.Done():
-		return vmm.Exit{}, ctx.Err()
-	}
-}
+func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) { return m.life.Wait(ctx) }
 
 // Stop implements vmm.Machine.
 func (m *machine) Stop(ctx context.Context) error {
@@ -269,11 +233,8 @@ func (m *machine) discard(ctx context.Context) error {
 }
 
 func (m *machine) remove(ctx context.Context) error {
-	if m.handle != nil && !m.handle.Ended() {
-		m.stopped.Store(true)
-		if err := m.handle.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
-			return fmt.Errorf("kill QEMU: %w", err)
-		}
+	if err := m.life.Kill(m.handle); err != nil {
+		return err
 	}
 	if err := m.reap(ctx); err != nil {
 		return err
@@ -307,9 +268,9 @@ func (m *machine) remove(ctx context.Context) error {
 // reap waits for the end of the process, whose zombie nobody else takes when no watch was begun.
 func (m *machine) reap(ctx context.Context) error {
 	switch {
-	case m.watching:
+	case m.life.Watched():
 		select {
-		case <-m.exited:
+		case <-m.life.Ended():
 		case <-ctx.Done():
 			return fmt.Errorf("wait for QEMU: %w", ctx.Err())
 		}
@@ -332,35 +293,7 @@ func (m *machine) ended(err error) error {
 
 // Usage implements vmm.Machine.
 func (m *machine) Usage(ctx context.Context) (vmm.Usage, error) {
-	if err := ctx.Err(); err != nil {
-		return vmm.Usage{}, err
-	}
-	u, err := m.group.Usage()
-	if err != nil {
-		return vmm.Usage{}, tartarus.Errorf(tartarus.GuestGone, "machine %s has ended: %w", m.id, err)
-	}
-	out := vmm.Usage{CPU: u.CPU, MemoryBytes: u.MemoryBytes, PIDs: u.PIDs}
-	var st unix.Stat_t
-	if err := unix.Stat(filepath.Join(m.dir, diskName), &st); err == nil {
-		out.DiskBytes = st.Blocks * 512 // stat(2): always of 512 bytes
-	}
-	return out, nil
-}
-
-// take waits for this machine's turn: one of Pause, Resume and Snapshot at a time.
-func (m *machine) take(ctx context.Context) (release func(), err error) {
-	select {
-	case m.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	select {
-	case <-m.exited:
-		<-m.turn
-		return nil, tartarus.Errorf(tartarus.GuestGone, "machine %s has ended", m.id)
-	default:
-		return func() { <-m.turn }, nil
-	}
+	return m.life.Usage(ctx, m.group, filepath.Join(m.dir, diskName))
 }
 
 // pauseTimeout bounds a pause or resume once it has begun. It is not given up when the caller goes: whether it took place must be known.
@@ -383,7 +316,7 @@ func (m *machine) Resume(ctx context.Context) error {
 }
 
 func (m *machine) command(ctx context.Context, do func(*monitor, context.Context) error) error {
-	release, err := m.take(ctx)
+	release, err := m.life.Take(ctx)
 	if err != nil {
 		return err
 	}

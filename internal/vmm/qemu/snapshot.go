@@ -60,7 +60,7 @@ func (a about) manifest() manifest.Manifest {
 // Snapshot implements vmm.Machine. While the guest stands still its devices are written and memory and disk are copied; what is slow,
 // reading all that again for the checksums, comes when it runs again. Syncing the files is for whoever keeps them.
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
-	release, err := m.take(ctx)
+	release, err := m.life.Take(ctx)
 	if err != nil {
 		return fmt.Errorf("snapshot machine %s: %w", m.id, err)
 	}
