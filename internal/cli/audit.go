@@ -91,27 +91,24 @@ func auditListCommand(e *Env) *cobra.Command {
 				return err
 			}
 			q.Set("limit", strconv.Itoa(limit))
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			found, _, err := cl.Audit(cmd.Context(), q)
-			if err != nil {
-				return err
-			}
-			if e.JSON {
-				return e.printJSON(found)
-			}
-			t := table{head: auditHead}
-			for _, raw := range found {
-				row, err := auditRow(raw)
+			return e.withClient(func(cl *client.Client) error {
+				found, _, err := cl.Audit(cmd.Context(), q)
 				if err != nil {
 					return err
 				}
-				t.rows = append(t.rows, row)
-			}
-			return t.print(e.Stdout, e.coloured(e.Stdout))
+				if e.JSON {
+					return e.printJSON(found)
+				}
+				t := table{head: auditHead}
+				for _, raw := range found {
+					row, err := auditRow(raw)
+					if err != nil {
+						return err
+					}
+					t.rows = append(t.rows, row)
+				}
+				return t.print(e.Stdout, e.coloured(e.Stdout))
+			})
 		},
 	}
 	filter.flags(cmd.Flags())
@@ -169,35 +166,32 @@ func auditTailCommand(e *Env) *cobra.Command {
 				return err
 			}
 			q.Set("limit", strconv.Itoa(max(1, n)))
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			for first := true; ; first = false {
-				found, next, err := cl.Audit(cmd.Context(), q)
-				if err != nil {
-					return err
-				}
-				if first && n == 0 {
-					found = nil
-				}
-				for _, raw := range found {
-					if err := e.printAuditLine(raw); err != nil {
+			return e.withClient(func(cl *client.Client) error {
+				for first := true; ; first = false {
+					found, next, err := cl.Audit(cmd.Context(), q)
+					if err != nil {
 						return err
 					}
+					if first && n == 0 {
+						found = nil
+					}
+					for _, raw := range found {
+						if err := e.printAuditLine(raw); err != nil {
+							return err
+						}
+					}
+					q.Set("nextToken", next)
+					q.Set("limit", "1000")
+					if len(found) == 1000 {
+						continue
+					}
+					select {
+					case <-cmd.Context().Done():
+						return cmd.Context().Err()
+					case <-time.After(every):
+					}
 				}
-				q.Set("nextToken", next)
-				q.Set("limit", "1000")
-				if len(found) == 1000 {
-					continue
-				}
-				select {
-				case <-cmd.Context().Done():
-					return cmd.Context().Err()
-				case <-time.After(every):
-				}
-			}
+			})
 		},
 	}
 	filter.flags(cmd.Flags())
@@ -356,20 +350,17 @@ func auditRotateCommand(e *Env) *cobra.Command {
 		Short: "Give the server a new signing key, handed over to by the old one",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
+			return e.withClient(func(cl *client.Client) error {
+				key, err := cl.RotateAuditKey(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if e.JSON {
+					return e.printJSON(key)
+				}
+				_, err = fmt.Fprintln(e.Stdout, key.KeyID)
 				return err
-			}
-			defer cl.Close()
-			key, err := cl.RotateAuditKey(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if e.JSON {
-				return e.printJSON(key)
-			}
-			_, err = fmt.Fprintln(e.Stdout, key.KeyID)
-			return err
+			})
 		},
 	}
 }
@@ -380,12 +371,9 @@ func auditTrustCommand(e *Env, trust bool) *cobra.Command {
 		cmd.Use, cmd.Short = "distrust KEY", "Make a signing key count no more"
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, _, err := e.connect()
-		if err != nil {
-			return err
-		}
-		defer cl.Close()
-		return cl.TrustAuditKey(cmd.Context(), args[0], trust)
+		return e.withClient(func(cl *client.Client) error {
+			return cl.TrustAuditKey(cmd.Context(), args[0], trust)
+		})
 	}
 	return cmd
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tartarus-sandbox/tartarus"
+	"github.com/tartarus-sandbox/tartarus/client"
 )
 
 // place is one side of a copy: a path here or in a sandbox.
@@ -65,25 +66,22 @@ A folder is copied with all that is in it: into the target when that is a folder
 			if (from.sandbox == "") == (to.sandbox == "") {
 				return errors.New("exactly one side must be in a sandbox, as ID:PATH")
 			}
-			cl, _, err := e.connect()
-			if err != nil {
+			return e.withClient(func(cl *client.Client) error {
+				id := from.sandbox + to.sandbox
+				g, err := e.guestOf(cmd.Context(), cl, id)
+				if err != nil {
+					return err
+				}
+				if to.sandbox != "" {
+					err = e.copyIn(cmd.Context(), g, user, from.path, to.path)
+				} else {
+					err = e.copyOut(cmd.Context(), g, user, from.path, to.path)
+				}
+				if tartarus.Is(err, tartarus.GuestGone) {
+					return e.explain(cmd.Context(), cl, id, err)
+				}
 				return err
-			}
-			defer cl.Close()
-			id := from.sandbox + to.sandbox
-			g, err := e.guestOf(cmd.Context(), cl, id)
-			if err != nil {
-				return err
-			}
-			if to.sandbox != "" {
-				err = e.copyIn(cmd.Context(), g, user, from.path, to.path)
-			} else {
-				err = e.copyOut(cmd.Context(), g, user, from.path, to.path)
-			}
-			if tartarus.Is(err, tartarus.GuestGone) {
-				return e.explain(cmd.Context(), cl, id, err)
-			}
-			return err
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&user, "user", "u", "", "user in the sandbox (default the template's)")

@@ -170,22 +170,19 @@ func createCommand(e *Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, _, err := e.connect()
-			if err != nil {
+			return e.withClient(func(cl *client.Client) error {
+				sb, err := cl.Create(cmd.Context(), in, client.CreateOptions{IdempotencyKey: tartarus.NewID()})
+				if err != nil {
+					return unknownTemplate(err, in.TemplateID)
+				}
+				e.noteTemplate(&w, sb)
+				if e.JSON {
+					sb.EnvdAccessToken, sb.TrafficAccessToken = "", ""
+					return e.printJSON(sb)
+				}
+				_, err = fmt.Fprintln(e.Stdout, sb.SandboxID)
 				return err
-			}
-			defer cl.Close()
-			sb, err := cl.Create(cmd.Context(), in, client.CreateOptions{IdempotencyKey: tartarus.NewID()})
-			if err != nil {
-				return unknownTemplate(err, in.TemplateID)
-			}
-			e.noteTemplate(&w, sb)
-			if e.JSON {
-				sb.EnvdAccessToken, sb.TrafficAccessToken = "", ""
-				return e.printJSON(sb)
-			}
-			_, err = fmt.Fprintln(e.Stdout, sb.SandboxID)
-			return err
+			})
 		},
 	}
 	w.add(cmd.Flags())

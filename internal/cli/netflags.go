@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/client"
 )
 
 // proxyPassword is the variable with the password of an egress proxy: arguments are for everybody on the machine to read.
@@ -95,29 +96,26 @@ What may come in is fixed when a sandbox is created.`,
 			if err != nil {
 				return err
 			}
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			if in == nil && !n.none && !open {
-				sb, err := cl.Get(cmd.Context(), args[0])
-				if err != nil {
-					return err
+			return e.withClient(func(cl *client.Client) error {
+				if in == nil && !n.none && !open {
+					sb, err := cl.Get(cmd.Context(), args[0])
+					if err != nil {
+						return err
+					}
+					return e.printNetwork(sb)
 				}
-				return e.printNetwork(sb)
-			}
-			if open && (in != nil || n.none) {
-				return errors.New("--open leaves nothing for other flags to say")
-			}
-			if in == nil {
-				in = &api.NetworkConfig{}
-			}
-			if n.none {
-				off := false
-				in.AllowInternetAccess = &off
-			}
-			return cl.SetNetwork(cmd.Context(), args[0], *in)
+				if open && (in != nil || n.none) {
+					return errors.New("--open leaves nothing for other flags to say")
+				}
+				if in == nil {
+					in = &api.NetworkConfig{}
+				}
+				if n.none {
+					off := false
+					in.AllowInternetAccess = &off
+				}
+				return cl.SetNetwork(cmd.Context(), args[0], *in)
+			})
 		},
 	}
 	n.add(cmd.Flags())

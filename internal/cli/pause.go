@@ -23,15 +23,12 @@ With --disk only the files are kept: it boots anew when it comes back.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: e.completeSandboxes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			if err := cl.PauseWith(cmd.Context(), args[0], o); err != nil {
-				return err
-			}
-			return e.printState(args[0], "paused")
+			return e.withClient(func(cl *client.Client) error {
+				if err := cl.PauseWith(cmd.Context(), args[0], o); err != nil {
+					return err
+				}
+				return e.printState(args[0], "paused")
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&o.DiskOnly, "disk", false, "keep the files only, without processes and memory")
@@ -48,19 +45,16 @@ func resumeCommand(e *Env) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: e.completeSandboxes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			back := cl.Connect
-			if reboot {
-				back = cl.Reboot
-			}
-			if _, err := back(cmd.Context(), args[0], timeout); err != nil {
-				return err
-			}
-			return e.printState(args[0], "running")
+			return e.withClient(func(cl *client.Client) error {
+				back := cl.Connect
+				if reboot {
+					back = cl.Reboot
+				}
+				if _, err := back(cmd.Context(), args[0], timeout); err != nil {
+					return err
+				}
+				return e.printState(args[0], "running")
+			})
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "how long it lives from now (default 5m)")
@@ -81,16 +75,13 @@ Prints their ids.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: e.completeSandboxes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			results, err := cl.Fork(cmd.Context(), args[0], count, timeout)
-			if err != nil {
-				return err
-			}
-			return e.printForks(results)
+			return e.withClient(func(cl *client.Client) error {
+				results, err := cl.Fork(cmd.Context(), args[0], count, timeout)
+				if err != nil {
+					return err
+				}
+				return e.printForks(results)
+			})
 		},
 	}
 	cmd.Flags().IntVarP(&count, "count", "n", 1, "how many clones, 1 to 100")

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tartarus-sandbox/tartarus/api"
+	"github.com/tartarus-sandbox/tartarus/client"
 )
 
 func placeCommand(e *Env) *cobra.Command {
@@ -26,19 +27,16 @@ label, then others. Metadata tartarus.io/phlegethon hints at another heat. With 
 			if err != nil {
 				return err
 			}
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			p, err := cl.Place(cmd.Context(), in)
-			if err != nil {
-				return unknownTemplate(err, in.TemplateID)
-			}
-			if e.JSON {
-				return e.printJSON(p)
-			}
-			return e.printPlacement(p, explain)
+			return e.withClient(func(cl *client.Client) error {
+				p, err := cl.Place(cmd.Context(), in)
+				if err != nil {
+					return unknownTemplate(err, in.TemplateID)
+				}
+				if e.JSON {
+					return e.printJSON(p)
+				}
+				return e.printPlacement(p, explain)
+			})
 		},
 	}
 	w.add(cmd.Flags())

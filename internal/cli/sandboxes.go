@@ -131,22 +131,19 @@ func inspectCommand(e *Env) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: e.completeSandboxes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			sb, err := cl.GetEnded(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if !secrets {
-				sb.EnvdAccessToken, sb.TrafficAccessToken = "", ""
-			}
-			if e.JSON {
-				return e.printJSON(sb)
-			}
-			return e.printDetail(sb)
+			return e.withClient(func(cl *client.Client) error {
+				sb, err := cl.GetEnded(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if !secrets {
+					sb.EnvdAccessToken, sb.TrafficAccessToken = "", ""
+				}
+				if e.JSON {
+					return e.printJSON(sb)
+				}
+				return e.printDetail(sb)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&secrets, "secrets", false, "also print the sandbox's tokens")
@@ -237,15 +234,12 @@ over. Until then ` + "`tartarus kill --cancel`" + ` lets it live on; interruptin
 					ids = append(ids, sb.SandboxID)
 				}
 			}
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			if cancel {
-				return e.each(ids, all, "cancel", func(id string) error { return cl.CancelTermination(cmd.Context(), id) })
-			}
-			return e.each(ids, all, "kill", func(id string) error { return cl.Terminate(cmd.Context(), id, how) })
+			return e.withClient(func(cl *client.Client) error {
+				if cancel {
+					return e.each(ids, all, "cancel", func(id string) error { return cl.CancelTermination(cmd.Context(), id) })
+				}
+				return e.each(ids, all, "kill", func(id string) error { return cl.Terminate(cmd.Context(), id, how) })
+			})
 		},
 	}
 	f := cmd.Flags()
@@ -312,18 +306,15 @@ func timeoutCommand(e *Env) *cobra.Command {
 			if err != nil || d < 0 {
 				return fmt.Errorf("%q is no duration such as 30s, 5m or 2h", args[1])
 			}
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			if err := cl.SetTimeout(cmd.Context(), args[0], d); err != nil {
-				return err
-			}
-			if e.JSON {
-				return e.printJSON(map[string]any{"sandboxID": args[0], "timeoutSeconds": *seconds(d)})
-			}
-			return nil
+			return e.withClient(func(cl *client.Client) error {
+				if err := cl.SetTimeout(cmd.Context(), args[0], d); err != nil {
+					return err
+				}
+				if e.JSON {
+					return e.printJSON(map[string]any{"sandboxID": args[0], "timeoutSeconds": *seconds(d)})
+				}
+				return nil
+			})
 		},
 	}
 }

@@ -47,23 +47,20 @@ user of the machine could read it. One newline at its end is taken off.
 			if err != nil {
 				return err
 			}
-			cl, _, err := e.connect()
-			if err != nil {
+			return e.withClient(func(cl *client.Client) error {
+				s, err := cl.UpdateSecret(cmd.Context(), args[0], api.SecretUpdate{Value: value, Metadata: metadata})
+				if tartarus.Is(err, tartarus.NotFound) {
+					s, err = cl.CreateSecret(cmd.Context(), api.NewSecret{Name: args[0], Value: value, Metadata: metadata})
+				}
+				if err != nil {
+					return err
+				}
+				if e.JSON {
+					return e.printJSON(s)
+				}
+				_, err = fmt.Fprintln(e.Stdout, s.Name)
 				return err
-			}
-			defer cl.Close()
-			s, err := cl.UpdateSecret(cmd.Context(), args[0], api.SecretUpdate{Value: value, Metadata: metadata})
-			if tartarus.Is(err, tartarus.NotFound) {
-				s, err = cl.CreateSecret(cmd.Context(), api.NewSecret{Name: args[0], Value: value, Metadata: metadata})
-			}
-			if err != nil {
-				return err
-			}
-			if e.JSON {
-				return e.printJSON(s)
-			}
-			_, err = fmt.Fprintln(e.Stdout, s.Name)
-			return err
+			})
 		},
 	}
 	cmd.Flags().StringVar(&file, "file", "", "file that holds the value (default: stdin)")
@@ -119,12 +116,9 @@ func secretRemoveCommand(e *Env) *cobra.Command {
 		Short:   "Forget secrets and their values",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			return e.removeEach(args, func(name string) error { return cl.RemoveSecret(cmd.Context(), name) })
+			return e.withClient(func(cl *client.Client) error {
+				return e.removeEach(args, func(name string) error { return cl.RemoveSecret(cmd.Context(), name) })
+			})
 		},
 	}
 }

@@ -37,25 +37,22 @@ func snapshotCreateCommand(e *Env) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: e.completeSandboxes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			snap, err := cl.Snapshot(cmd.Context(), args[0], name, disk)
-			if err != nil {
-				return err
-			}
-			if wait {
-				if snap, err = e.awaitCopy(cmd.Context(), cl, snap.ID); err != nil {
+			return e.withClient(func(cl *client.Client) error {
+				snap, err := cl.Snapshot(cmd.Context(), args[0], name, disk)
+				if err != nil {
 					return err
 				}
-			}
-			if e.JSON {
-				return e.printJSON(snap)
-			}
-			_, err = fmt.Fprintln(e.Stdout, snap.SnapshotID)
-			return err
+				if wait {
+					if snap, err = e.awaitCopy(cmd.Context(), cl, snap.ID); err != nil {
+						return err
+					}
+				}
+				if e.JSON {
+					return e.printJSON(snap)
+				}
+				_, err = fmt.Fprintln(e.Stdout, snap.SnapshotID)
+				return err
+			})
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "name or name:tag; an older snapshot of this name loses it")
@@ -135,23 +132,20 @@ func snapshotRemoveCommand(e *Env) *cobra.Command {
 		Short:   "Remove snapshots; sandboxes made from them live on",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			for _, ref := range args {
-				if err := cl.RemoveSnapshot(cmd.Context(), ref); err != nil {
-					return err
+			return e.withClient(func(cl *client.Client) error {
+				for _, ref := range args {
+					if err := cl.RemoveSnapshot(cmd.Context(), ref); err != nil {
+						return err
+					}
+					if !e.JSON {
+						fmt.Fprintln(e.Stdout, ref)
+					}
 				}
-				if !e.JSON {
-					fmt.Fprintln(e.Stdout, ref)
+				if e.JSON {
+					return e.printJSON(map[string][]string{"removed": args})
 				}
-			}
-			if e.JSON {
-				return e.printJSON(map[string][]string{"removed": args})
-			}
-			return nil
+				return nil
+			})
 		},
 	}
 }
@@ -162,16 +156,13 @@ func snapshotInspectCommand(e *Env) *cobra.Command {
 		Short: "Show everything about a snapshot",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			snap, err := cl.GetSnapshot(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return e.printSnapshot(snap)
+			return e.withClient(func(cl *client.Client) error {
+				snap, err := cl.GetSnapshot(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return e.printSnapshot(snap)
+			})
 		},
 	}
 }
@@ -182,20 +173,17 @@ func snapshotVerifyCommand(e *Env) *cobra.Command {
 		Short: "Compare all of a snapshot with its digests",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
+			return e.withClient(func(cl *client.Client) error {
+				snap, err := cl.VerifySnapshot(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if e.JSON {
+					return e.printJSON(snap)
+				}
+				_, err = fmt.Fprintf(e.Stdout, "%s is whole: %s\n", snap.SnapshotID, size(snap.SizeBytes))
 				return err
-			}
-			defer cl.Close()
-			snap, err := cl.VerifySnapshot(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if e.JSON {
-				return e.printJSON(snap)
-			}
-			_, err = fmt.Fprintf(e.Stdout, "%s is whole: %s\n", snap.SnapshotID, size(snap.SizeBytes))
-			return err
+			})
 		},
 	}
 }

@@ -37,20 +37,17 @@ func volumeCreateCommand(e *Env) *cobra.Command {
 		Short: "Make an empty volume",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
+			return e.withClient(func(cl *client.Client) error {
+				v, err := cl.CreateVolume(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if e.JSON { // without its token: this may be a log
+					return e.printJSON(api.Volume{VolumeID: v.VolumeID, Name: v.Name})
+				}
+				_, err = fmt.Fprintln(e.Stdout, v.VolumeID)
 				return err
-			}
-			defer cl.Close()
-			v, err := cl.CreateVolume(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if e.JSON { // without its token: this may be a log
-				return e.printJSON(api.Volume{VolumeID: v.VolumeID, Name: v.Name})
-			}
-			_, err = fmt.Fprintln(e.Stdout, v.VolumeID)
-			return err
+			})
 		},
 	}
 }
@@ -74,21 +71,18 @@ func volumeRemoveCommand(e *Env) *cobra.Command {
 		Short:   "Remove volumes, or files and folders in them",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			return e.removeEach(args, func(arg string) error {
-				name, path, inside := strings.Cut(arg, ":")
-				if !inside {
-					return cl.RemoveVolume(cmd.Context(), name)
-				}
-				v, err := cl.Volume(cmd.Context(), name)
-				if err != nil {
-					return err
-				}
-				return v.Remove(cmd.Context(), path)
+			return e.withClient(func(cl *client.Client) error {
+				return e.removeEach(args, func(arg string) error {
+					name, path, inside := strings.Cut(arg, ":")
+					if !inside {
+						return cl.RemoveVolume(cmd.Context(), name)
+					}
+					v, err := cl.Volume(cmd.Context(), name)
+					if err != nil {
+						return err
+					}
+					return v.Remove(cmd.Context(), path)
+				})
 			})
 		},
 	}
@@ -111,29 +105,26 @@ func volumeFilesCommand(e *Env) *cobra.Command {
 		Short: "List what is in a volume",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			arg := args[0]
-			if !strings.Contains(arg, ":") {
-				arg += ":/"
-			}
-			v, path, err := e.inVolume(cmd, cl, arg)
-			if err != nil {
-				return err
-			}
-			list, err := v.List(cmd.Context(), path, depth)
-			if err != nil {
-				return err
-			}
-			return printAll(e, list, []string{"MODE", "OWNER", "SIZE", "MODIFIED", "PATH"}, func(f api.VolumeEntry) []cell {
-				at := f.Path
-				if f.Type == "directory" {
-					at += "/"
+			return e.withClient(func(cl *client.Client) error {
+				arg := args[0]
+				if !strings.Contains(arg, ":") {
+					arg += ":/"
 				}
-				return cells(fs.FileMode(f.Mode).Perm().String(), fmt.Sprintf("%d:%d", f.UID, f.GID), fmt.Sprint(f.Size), f.Mtime.Local().Format(time.DateTime), at)
+				v, path, err := e.inVolume(cmd, cl, arg)
+				if err != nil {
+					return err
+				}
+				list, err := v.List(cmd.Context(), path, depth)
+				if err != nil {
+					return err
+				}
+				return printAll(e, list, []string{"MODE", "OWNER", "SIZE", "MODIFIED", "PATH"}, func(f api.VolumeEntry) []cell {
+					at := f.Path
+					if f.Type == "directory" {
+						at += "/"
+					}
+					return cells(fs.FileMode(f.Mode).Perm().String(), fmt.Sprintf("%d:%d", f.UID, f.GID), fmt.Sprint(f.Size), f.Mtime.Local().Format(time.DateTime), at)
+				})
 			})
 		},
 	}
@@ -156,16 +147,13 @@ func volumePutCommand(e *Env) *cobra.Command {
 				defer f.Close()
 				in = f
 			}
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			v, path, err := e.inVolume(cmd, cl, args[1])
-			if err != nil {
-				return err
-			}
-			return v.Put(cmd.Context(), path, in)
+			return e.withClient(func(cl *client.Client) error {
+				v, path, err := e.inVolume(cmd, cl, args[1])
+				if err != nil {
+					return err
+				}
+				return v.Put(cmd.Context(), path, in)
+			})
 		},
 	}
 }

@@ -24,23 +24,20 @@ func logsCommand(e *Env) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: e.completeSandboxes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			if since > 0 {
-				o.Since = time.Now().Add(-since)
-			}
-			for entry, err := range cl.Logs(cmd.Context(), args[0], o) {
-				if err == nil {
-					err = e.printEntry(entry)
+			return e.withClient(func(cl *client.Client) error {
+				if since > 0 {
+					o.Since = time.Now().Add(-since)
 				}
-				if err != nil {
-					return err
+				for entry, err := range cl.Logs(cmd.Context(), args[0], o) {
+					if err == nil {
+						err = e.printEntry(entry)
+					}
+					if err != nil {
+						return err
+					}
 				}
-			}
-			return nil
+				return nil
+			})
 		},
 	}
 	f := cmd.Flags()
@@ -72,30 +69,27 @@ func metricsCommand(e *Env) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: e.completeSandboxes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, _, err := e.connect()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			start := time.Now().Add(-since)
-			if watch {
-				return e.watchMetrics(cmd.Context(), cl, args[0], start)
-			}
-			found, err := cl.Metrics(cmd.Context(), args[0], start, time.Time{})
-			if err != nil {
-				return err
-			}
-			if e.JSON {
-				if found == nil {
-					found = []api.Metric{}
+			return e.withClient(func(cl *client.Client) error {
+				start := time.Now().Add(-since)
+				if watch {
+					return e.watchMetrics(cmd.Context(), cl, args[0], start)
 				}
-				return e.printJSON(found)
-			}
-			fmt.Fprintln(e.Stdout, metricHead)
-			for _, m := range found {
-				fmt.Fprintln(e.Stdout, metricLine(m))
-			}
-			return nil
+				found, err := cl.Metrics(cmd.Context(), args[0], start, time.Time{})
+				if err != nil {
+					return err
+				}
+				if e.JSON {
+					if found == nil {
+						found = []api.Metric{}
+					}
+					return e.printJSON(found)
+				}
+				fmt.Fprintln(e.Stdout, metricHead)
+				for _, m := range found {
+					fmt.Fprintln(e.Stdout, metricLine(m))
+				}
+				return nil
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on until the sandbox ends")
