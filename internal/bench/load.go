@@ -2,19 +2,21 @@ package bench
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// answerTime bounds the wait for one answer.
+// answerTime is how long an answer is waited for at least, and at most twice as long.
 const answerTime = time.Minute
 
 // clients are connections on which the same request is sent over and over. They speak HTTP with as little as that takes: what the clients use of
@@ -66,12 +68,17 @@ type poster struct {
 	conn    net.Conn
 	in      *bufio.Reader
 	used    time.Time // last
+	bound   time.Time // when what is under way fails
 	request []byte
+	body    []byte
 	broken  bool
 }
 
-// idleMost is how long a connection may have been idle to be used again: well below the time after which the server closes it.
-const idleMost = 15 * time.Second
+// idleMost is how long a connection may have been idle to be used again: well below the 10 s after which the server closes one that has sent nothing yet.
+const idleMost = 4 * time.Second
+
+// maxAnswer bounds the body of an answer.
+const maxAnswer = 1 << 20
 
 func newPoster(ctx context.Context, to, secret, body string) (*poster, error) {
 	u, err := url.Parse(to)
@@ -86,32 +93,67 @@ func newPoster(ctx context.Context, to, secret, body string) (*poster, error) {
 func (p *poster) connect(ctx context.Context) error {
 	conn, err := (&net.Dialer{Timeout: answerTime}).DialContext(ctx, "tcp", p.addr)
 	if err == nil {
-		p.conn, p.in, p.used = conn, bufio.NewReader(conn), time.Now()
+		p.conn, p.in, p.used, p.bound = conn, bufio.NewReader(conn), time.Now(), time.Time{}
 	}
 	return err
 }
 
+// post sends the request and reads the answer, whose body is valid until the next one.
 func (p *poster) post(ctx context.Context) (status int, body []byte, err error) {
-	if time.Since(p.used) > idleMost {
+	now := time.Now()
+	if now.Sub(p.used) > idleMost {
 		_ = p.conn.Close() // there is nothing on it
 		if err := p.connect(ctx); err != nil {
 			return 0, nil, err
 		}
 	}
-	p.used = time.Now()
-	if err := p.conn.SetDeadline(time.Now().Add(answerTime)); err != nil {
-		return 0, nil, err
+	p.used = now
+	if p.bound.Sub(now) < answerTime {
+		p.bound = now.Add(2 * answerTime)
+		if err := p.conn.SetDeadline(p.bound); err != nil {
+			return 0, nil, err
+		}
 	}
 	if _, err := p.conn.Write(p.request); err != nil {
 		return 0, nil, err
 	}
-	res, err := http.ReadResponse(p.in, nil)
+	return p.answer()
+}
+
+// answer reads as much of the head of an answer as is needed to find its end.
+func (p *poster) answer() (status int, body []byte, err error) {
+	line, err := p.in.ReadSlice('\n')
 	if err != nil {
 		return 0, nil, err
 	}
-	body, err = io.ReadAll(io.LimitReader(res.Body, 1<<20))
-	if err == nil && res.Close {
-		err = errors.New("the server closes the connection")
+	if _, rest, ok := bytes.Cut(line, []byte("HTTP/1.1 ")); !ok || len(rest) < 3 {
+		return 0, nil, fmt.Errorf("no answer: %.100q", line)
+	} else if status, err = strconv.Atoi(string(rest[:3])); err != nil {
+		return 0, nil, err
 	}
-	return res.StatusCode, body, errors.Join(err, res.Body.Close())
+	length := -1
+	for {
+		if line, err = p.in.ReadSlice('\n'); err != nil {
+			return status, nil, err
+		}
+		if line = bytes.TrimRight(line, "\r\n"); len(line) == 0 {
+			break
+		}
+		name, value, _ := bytes.Cut(line, []byte(": "))
+		switch {
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			length, err = strconv.Atoi(string(value))
+		case bytes.EqualFold(name, []byte("Connection")) && bytes.EqualFold(value, []byte("close")):
+			err = errors.New("the server closes the connection")
+		}
+		if err != nil {
+			return status, nil, err
+		}
+	}
+	if length < 0 || length > maxAnswer {
+		return status, nil, fmt.Errorf("an answer of %d bytes", length)
+	}
+	p.body = slices.Grow(p.body[:0], length)[:length]
+	_, err = io.ReadFull(p.in, p.body)
+	return status, p.body, err
 }
