@@ -10,8 +10,8 @@ import (
 	"github.com/tartarus-sandbox/tartarus"
 )
 
-// batcher gathers the calls of many goroutines to one hash tag, which one server has, and sends them together: while
-// one batch is under way the next one grows, so that a busy store costs few system calls and an idle one waits for nothing.
+// batcher gathers the calls of many goroutines to one server, or in a cluster to one hash tag, which one server has, and sends them together:
+// while some batches are under way the next one grows, so that a busy store costs few system calls and an idle one waits for nothing.
 type batcher struct {
 	db     *DB
 	prefix string
@@ -22,10 +22,12 @@ type batcher struct {
 }
 
 const (
-	maxBatch   = 128     // what one batch holds up Redis for: some milliseconds
-	maxBytes   = 1 << 20 // a call more than fits is sent all the same
-	maxFlying  = 2       // one is being answered while the next is sent
-	maxPending = 20000   // more callers than that are refused at once
+	maxBatch = 128 // what one batch holds up Redis for: some milliseconds
+	// maxBytes keeps a batch within the 16 KiB (PROTO_IOBUF_LEN) that Redis reads of a connection in one round, at whose end it syncs what it did: the rest of
+	// a larger one waits for a round and a sync of its own, where that of another connection does not. A call more than fits is sent all the same.
+	maxBytes   = 14 << 10
+	maxFlying  = 8     // what a round takes together
+	maxPending = 20000 // more callers than that are refused at once
 )
 
 // call is a command on its way. Once done is closed cmd or err is set.
@@ -41,6 +43,9 @@ type call struct {
 }
 
 func (db *DB) batcher(prefix string) *batcher {
+	if !db.cfg.Cluster {
+		prefix = "" // one server has them all
+	}
 	if b, ok := db.batchers.Load(prefix); ok {
 		return b.(*batcher)
 	}

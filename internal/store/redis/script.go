@@ -89,8 +89,9 @@ func (db *DB) run(ctx context.Context, s *script, prefix string, args ...any) (a
 	return v, nil
 }
 
+// size is about how many bytes a script's call has: its name and key, and the arguments with their lengths.
 func size(args []any) int {
-	n := 0
+	n := 100 + 8*len(args)
 	for _, a := range args {
 		switch v := a.(type) {
 		case string:
