@@ -117,8 +117,9 @@ func (t *txn) moveSandbox(old filedRow, f filed, revision int64, body []byte) er
 	if err := t.unlabel(old.filed); err != nil {
 		return err
 	}
-	args := append([]any{revision, body}, f.columns()...)
-	if _, err := t.exec(`UPDATE sandboxes SET revision = ?, body = ?, id = ?, tenant = ?, phase = ?, node = ?, template_id = ?, template = ?,
+	// Not the id, which stays: SQLite would move the entry of every index that holds a column named here.
+	args := append([]any{revision, body}, f.columns()[1:]...)
+	if _, err := t.exec(`UPDATE sandboxes SET revision = ?, body = ?, tenant = ?, phase = ?, node = ?, template_id = ?, template = ?,
 		sort = ?, ended = ?, labels = ? WHERE n = ?`, append(args, old.n)...); err != nil {
 		return err
 	}
