@@ -97,8 +97,8 @@ func (b *bells) add(m map[string][]*bell, name string) *bell {
 	return w
 }
 
-// leave takes w away. A ring that it has not answered goes to the next.
-func (b *bells) leave(m map[string][]*bell, name string, w *bell) {
+// leave takes w away. A ring that it has not answered goes to the next, and so does one that it has, where on says so.
+func (b *bells) leave(m map[string][]*bell, name string, w *bell, on bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	left := m[name][:0]
@@ -113,8 +113,11 @@ func (b *bells) leave(m map[string][]*bell, name string, w *bell) {
 	}
 	select {
 	case <-w.ch:
-		wake(left)
+		on = true
 	default:
+	}
+	if on {
+		wake(left)
 	}
 }
 
@@ -138,7 +141,7 @@ func wakeAll(waiting []*bell) {
 	}
 }
 
-// work is heard for each job that can be handed out: one waiter goes and looks.
+// work is heard when there are jobs of a tenant that had none: one waiter goes and looks.
 func (b *bells) work(node string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -114,12 +114,16 @@ func (q *Queue) Lease(ctx context.Context, node string, max int, ttl time.Durati
 	}
 	b := q.db.bells
 	w := b.add(b.nodes, node) // before looking, or what comes in between would be missed
-	defer b.leave(b.nodes, node, w)
+	on := false               // what there still is, is for others who wait
+	defer func() { b.leave(b.nodes, node, w, on) }()
+	max = min(max, maxLeases)
 	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+		err := ctx.Err()
+		var leases []acheron.Lease
+		if err == nil {
+			leases, err = q.take(ctx, node, max, ttl)
 		}
-		leases, err := q.take(ctx, node, min(max, maxLeases), ttl)
+		on = err != nil || len(leases) == max
 		if err != nil || len(leases) > 0 {
 			return leases, err
 		}
@@ -268,7 +272,7 @@ func (q *Queue) ByKey(ctx context.Context, tenant, key string) (acheron.Job, err
 func (q *Queue) Await(ctx context.Context, id string) (acheron.Job, error) {
 	b := q.db.bells
 	w := b.add(b.jobs, id)
-	defer b.leave(b.jobs, id, w)
+	defer b.leave(b.jobs, id, w, false)
 	defer b.forget(id)
 	known, ours := b.expected(id) // then its end is heard, if it was not yet
 	if !ours {

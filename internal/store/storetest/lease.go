@@ -80,6 +80,28 @@ func leaseBlocks(t *testing.T, s Subject[QueueStore]) {
 	}
 }
 
+// leaseBurst has as many jobs come at once as calls wait: each of them is woken, and none finds out by looking again at some time.
+func leaseBurst(t *testing.T, s Subject[QueueStore]) {
+	const n = 32
+	for round := range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+		defer cancel()
+		var all, put sync.WaitGroup
+		for w := range n {
+			all.Go(func() {
+				if ls, err := s.Store.Lease(ctx, "n1", 1, long); len(ls) != 1 {
+					t.Errorf("round %d, call %d: %v, %v", round, w, ls, err)
+				}
+			})
+		}
+		for i := range n {
+			put.Go(func() { enqueue(t, s.Store, job(fmt.Sprint("j", round, "x", i))) })
+		}
+		put.Wait()
+		all.Wait()
+	}
+}
+
 func leaseContext(t *testing.T, s Subject[QueueStore]) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()

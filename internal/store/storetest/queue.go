@@ -30,6 +30,7 @@ func Queue(t *testing.T, open Factory[QueueStore]) {
 		{"a node gets its own jobs, oldest first", leaseOrder},
 		{"a lease is what it says", leaseContent},
 		{"Lease blocks until there is a job", leaseBlocks},
+		{"jobs that come at once wake as many calls", leaseBurst},
 		{"Lease ends with its context", leaseContext},
 		{"a Lease that gives up loses no job", leaseGivesUp},
 		{"tenants take turns", leaseFairness},

@@ -9,7 +9,7 @@
 -- open                 sorted set of the open jobs, by seq
 -- state:STATE          sorted sets of the ended jobs, by when they ended
 -- seq, token           counters
--- events               stream: w NODE (there is work), e ID (it ended); trimmed, readers fall back to looking
+-- events               stream: w NODE (there is work of a tenant that had none), e ID (it ended); trimmed, readers fall back to looking
 local P, call = KEYS[1], redis.call
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -29,12 +29,15 @@ local function schedule(id, at)
   if at > 0 then call('ZADD', P .. 'timers', num(at), id) else call('ZREM', P .. 'timers', id) end
 end
 
--- line_up makes a job one that can be handed out. A tenant's first one puts the tenant at the end of the round.
+-- line_up makes a job one that can be handed out. A tenant's first one puts the tenant at the end of the round, and is news: whoever takes jobs
+-- and leaves some lets others know.
 local function line_up(id, node, tenant, seq)
   local waiting = wait_key(node, tenant)
-  if call('ZCARD', waiting) == 0 then call('RPUSH', round_key(node), tenant) end
+  if call('ZCARD', waiting) == 0 then
+    call('RPUSH', round_key(node), tenant)
+    event('w', node)
+  end
   call('ZADD', waiting, seq, id)
-  event('w', node)
 end
 
 local function step_out(id, node, tenant)
