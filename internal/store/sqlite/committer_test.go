@@ -1,8 +1,12 @@
 package sqlite
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/tartarus-sandbox/tartarus"
@@ -101,5 +105,70 @@ func TestTwoGroups(t *testing.T) {
 				db = openTest(t, path)
 			}
 		})
+	}
+}
+
+// TestFailingNowAndThen has the disk fail at any step while many write: whoever was told that it is durable finds it, also after a crash, and whoever was told
+// that it is not finds nothing.
+func TestFailingNowAndThen(t *testing.T) {
+	dir := t.TempDir()
+	db := openTest(t, filepath.Join(dir, "store.db"))
+	var on atomic.Bool
+	if err := db.write(t.Context(), func(*txn) error {
+		db.fail = func(point string) error {
+			if on.Load() && point != "read" && rand.IntN(40) == 0 {
+				return tartarus.Errorf(tartarus.Unavailable, "disk fails at %s", point)
+			}
+			return nil
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	on.Store(true)
+	var mu sync.Mutex
+	told := map[string]bool{}
+	var wg sync.WaitGroup
+	for w := range 16 {
+		wg.Go(func() {
+			for i := range 60 {
+				id := fmt.Sprint("w", w, "i", i)
+				err := db.Journal().Put(t.Context(), id, []byte(id))
+				if err == nil && i%20 == 0 { // readers have it committed, which may fail too
+					_, err = db.Journal().All(t.Context())
+					if tartarus.Is(err, tartarus.Unavailable) {
+						err = nil
+					}
+				}
+				if err != nil && !tartarus.Is(err, tartarus.Unavailable) {
+					t.Errorf("%s: %v", id, err)
+				}
+				mu.Lock()
+				told[id] = err == nil
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	on.Store(false)
+	lost := 0
+	for range 2 {
+		all, err := db.Journal().All(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost = 0
+		for id, durable := range told {
+			if there := string(all[id]) == id; there != durable {
+				t.Errorf("%s: told %t, there %t", id, durable, there)
+			}
+			if !durable {
+				lost++
+			}
+		}
+		db = openTest(t, crashedCopy(t, dir))
+	}
+	if lost == 0 || lost == len(told) {
+		t.Errorf("%d of %d were lost: this tests nothing", lost, len(told))
 	}
 }

@@ -16,7 +16,7 @@ import (
 // crashed is a copy of a store's files as a crash would leave them, with n acknowledged records of which the database holds the first few.
 func crashed(t *testing.T, n, committed int) (path string) {
 	t.Helper()
-	dir, copied := t.TempDir(), t.TempDir()
+	dir := t.TempDir()
 	db := openTest(t, filepath.Join(dir, "store.db"))
 	if err := db.write(t.Context(), func(txn *txn) error { txn.settleAfter = time.Hour; return nil }); err != nil {
 		t.Fatal(err)
@@ -31,16 +31,7 @@ func crashed(t *testing.T, n, committed int) (path string) {
 			}
 		}
 	}
-	for _, name := range []string{"store.db.redo", "store.db", "store.db-wal"} {
-		b, err := os.ReadFile(filepath.Join(dir, name))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(copied, name), b, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	return filepath.Join(copied, "store.db")
+	return crashedCopy(t, dir)
 }
 
 // wantRecords opens the store and wants exactly the first n records in it; then it must go on as if nothing had been.

@@ -45,23 +45,29 @@ func openTest(t testing.TB, path string) *DB {
 	return db
 }
 
+// crashedCopy is a copy of a store's files as they are, which is what a crash leaves.
+func crashedCopy(t *testing.T, dir string) (path string) {
+	t.Helper()
+	copied := t.TempDir()
+	for _, name := range []string{"store.db.redo", "store.db", "store.db-wal"} { // the database may take in what the first holds, not the other way round
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(copied, name), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(copied, "store.db")
+}
+
 // subject makes a factory for one seam. A crash is a copy of the files as they are, opened as if by another process.
 func subject[T any](part func(*DB) T) storetest.Factory[T] {
 	return func(t *testing.T) storetest.Subject[T] {
 		dir := t.TempDir()
 		db := openTest(t, filepath.Join(dir, "store.db"))
 		return storetest.Subject[T]{Store: part(db), Crash: func(t *testing.T) T {
-			copied := t.TempDir()
-			for _, name := range []string{"store.db.redo", "store.db", "store.db-wal"} { // the database may take in what the first holds, not the other way round
-				b, err := os.ReadFile(filepath.Join(dir, name))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(filepath.Join(copied, name), b, 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			return part(openTest(t, filepath.Join(copied, "store.db")))
+			return part(openTest(t, crashedCopy(t, dir)))
 		}}
 	}
 }
