@@ -57,6 +57,8 @@ func TestSandboxesAreClaimed(t *testing.T) {
 	r.born(r.spec())
 	r.until("two warm", func() bool { return r.agent.WarmReady() == 2 })
 	sb := r.born(r.spec())
+	// One write ends the claim, and with it the wait of whoever asked; it is counted right after.
+	r.until("claimed", func() bool { claimed, _, _ := r.agent.Origins(); return claimed == 1 })
 	if claimed, restored, booted := r.agent.Origins(); claimed != 1 || restored != 0 || booted != 1 {
 		t.Fatalf("%d claimed, %d restored, %d booted", claimed, restored, booted)
 	}
