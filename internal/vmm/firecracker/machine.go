@@ -213,12 +213,8 @@ func (m *machine) discard(ctx context.Context) error {
 	if err := m.life.Kill(m.handle); err != nil {
 		return err
 	}
-	if m.life.Watched() {
-		select {
-		case <-m.life.Ended():
-		case <-ctx.Done():
-			return fmt.Errorf("wait for monitor: %w", ctx.Err())
-		}
+	if err := m.life.Reap(ctx, m.handle, nil); err != nil { // it is no child of ours
+		return err
 	}
 	m.letPagesEnd(ctx)
 	if m.group != nil { // and with it the page-fault handler, and a jailer that was given up

@@ -153,7 +153,7 @@ func (m *machine) discard(ctx context.Context) error {
 	if err := m.life.Kill(m.handle); err != nil {
 		return err
 	}
-	if err := m.reap(ctx); err != nil {
+	if err := m.life.Reap(ctx, m.handle, m.cmd); err != nil {
 		return err
 	}
 	if m.group != nil {
@@ -169,24 +169,6 @@ func (m *machine) discard(ctx context.Context) error {
 	}
 	m.driver.held.Release(m.id)
 	m.gone = true
-	return nil
-}
-
-// reap waits for the end of the process, whose zombie nobody else takes when no watch was begun.
-func (m *machine) reap(ctx context.Context) error {
-	switch {
-	case m.life.Watched():
-		select {
-		case <-m.life.Ended():
-		case <-ctx.Done():
-			return fmt.Errorf("wait for sandbox process: %w", ctx.Err())
-		}
-	case m.cmd != nil:
-		if m.handle == nil {
-			_ = m.cmd.Process.Kill() // still our child, so the number is its own
-		}
-		_ = m.cmd.Wait() // killed: the status is known
-	}
 	return nil
 }
 

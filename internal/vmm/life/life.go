@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os/exec"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -90,6 +91,25 @@ func (l *Life) Kill(h *process.Handle) error {
 	l.stopped.Store(true)
 	if err := h.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
 		return fmt.Errorf("kill machine: %w", err)
+	}
+	return nil
+}
+
+// Reap waits for the end of the process, which was killed. A child that is not watched is collected here, because nobody else takes its zombie; it is killed
+// first where there is no handle on it.
+func (l *Life) Reap(ctx context.Context, h *process.Handle, child *exec.Cmd) error {
+	switch {
+	case l.watched:
+		select {
+		case <-l.ended:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the machine's process: %w", ctx.Err())
+		}
+	case child != nil:
+		if h == nil {
+			_ = child.Process.Kill() // still our child, so the number is its own
+		}
+		_ = child.Wait() // killed: the status is known
 	}
 	return nil
 }

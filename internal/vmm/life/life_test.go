@@ -117,3 +117,42 @@ func TestTurns(t *testing.T) {
 		release()
 	}
 }
+
+// TestReap has a child that nobody watches, with a handle on it and without, and a process that is watched.
+func TestReap(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		cmd := exec.Command("sleep", "300")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		l := New("ione")
+		var h *process.Handle
+		if known {
+			var err error
+			if h, err = process.Open(cmd.Process.Pid); err != nil {
+				t.Fatal(err)
+			}
+			defer h.Close()
+		}
+		if err := errors.Join(l.Kill(h), l.Reap(t.Context(), h, cmd)); err != nil {
+			t.Fatal(err)
+		}
+		if cmd.ProcessState == nil {
+			t.Errorf("with a handle %t: its zombie is left", known)
+		}
+	}
+	l, h := begun(t)
+	given, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := l.Reap(given, h, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("one that lives: %v", err)
+	}
+	if err := errors.Join(l.Kill(h), l.Reap(t.Context(), h, nil)); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-l.Ended():
+	default:
+		t.Error("it is not waited for")
+	}
+}
