@@ -139,6 +139,18 @@ func number(q url.Values, name string, lo, hi, def int) (int, error) {
 	return n, nil
 }
 
+// truth reads true or false; what is not there is false.
+func truth(q url.Values, name string) (bool, error) {
+	switch v := q.Get(name); {
+	case v == "true":
+		return true, nil
+	case v == "false" || !q.Has(name):
+		return false, nil
+	default:
+		return false, tartarus.Errorf(tartarus.Invalid, "%s %.20q must be true or false", name, v)
+	}
+}
+
 // phasesOf reads the states of a filter: those of the SDKs, or any phase by name.
 func phasesOf(states []string) (phases []tartarus.Phase, running bool, err error) {
 	for _, list := range states {

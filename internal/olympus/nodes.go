@@ -133,6 +133,14 @@ func (s *Server) labelNode(w http.ResponseWriter, r *http.Request, _ caller) err
 // removeNode takes a node out of the fleet. What it holds counts as lost; its certificate is refused from now on. What is paused there can come back
 // elsewhere for as long as the node is registered, and is given up only by whoever says so.
 func (s *Server) removeNode(w http.ResponseWriter, r *http.Request, who caller) error {
+	q, err := parseQuery(r)
+	if err != nil {
+		return err
+	}
+	lose, err := truth(q, "lose")
+	if err != nil {
+		return err
+	}
 	n, err := s.node(r)
 	if err != nil {
 		return err
@@ -143,14 +151,10 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request, who caller) 
 	if n.Live(who.now) && !n.Cordoned {
 		return tartarus.Errorf(tartarus.Conflict, "node %s lives and takes work: drain it first (`tartarus node drain %s`)", n.Name, n.Name)
 	}
-	switch lose := r.URL.Query().Get("lose"); lose {
-	case "true":
-	case "", "false":
+	if !lose {
 		if err := s.nonePaused(r.Context(), n.Name); err != nil {
 			return err
 		}
-	default:
-		return tartarus.Errorf(tartarus.Invalid, "lose must be true or false, not %.20q", lose)
 	}
 	if err := s.cfg.Joins.Ban(r.Context(), n.Name); err != nil {
 		return err

@@ -56,6 +56,9 @@ func TestCordonAndLabels(t *testing.T) {
 	for _, bad := range []string{`{"":"x"}`, `{"a b":"x"}`, `{"a":"x y"}`, `{"a":1}`, `[]`, `{"../a":"x"}`} {
 		r.call("admin", "PATCH", "/nodes/one/labels", bad).want(400)
 	}
+	for _, query := range []string{"lose=maybe", "lose=", "lose=%zz"} {
+		r.call("admin", "DELETE", "/nodes/one?"+query, "").want(400)
+	}
 	for _, path := range []string{"/nodes/two/cordon", "/nodes/two/uncordon", "/nodes/two/drain", "/nodes/UPPER/cordon"} {
 		r.call("admin", "POST", path, "").want(404)
 	}

@@ -60,12 +60,13 @@ func (s *Server) detail(w http.ResponseWriter, r *http.Request, who caller) erro
 	if err != nil {
 		return err
 	}
+	ended, err := truth(q, "ended")
+	if err != nil {
+		return err
+	}
 	find := s.present
-	switch ended := q.Get("ended"); {
-	case ended == "true":
+	if ended {
 		find = s.lookUp
-	case ended != "false" && q.Has("ended"):
-		return tartarus.Errorf(tartarus.Invalid, "ended %.20q must be true or false", ended)
 	}
 	sb, err := find(r, who)
 	if err != nil {

@@ -36,15 +36,11 @@ func readTermination(r *http.Request) (tartarus.Termination, error) {
 		}
 		t.Grace = &d
 	}
-	for name, to := range map[string]*bool{"checkpoint": &t.Checkpoint, "logs": &t.ExportLogs} {
-		switch v := q.Get(name); {
-		case v == "true":
-			*to = true
-		case v != "false" && q.Has(name):
-			return t, tartarus.Errorf(tartarus.Invalid, "%s %.20q must be true or false", name, v)
-		}
+	if t.Checkpoint, err = truth(q, "checkpoint"); err != nil {
+		return t, err
 	}
-	return t, nil
+	t.ExportLogs, err = truth(q, "logs")
+	return t, err
 }
 
 // parseGrace reads a duration such as 10s or 1m30s, or a whole number of seconds.
