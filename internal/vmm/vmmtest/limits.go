@@ -45,6 +45,7 @@ func limitMemory(e *env) {
 
 func limitDisk(e *env) {
 	m := e.start(e.config("disk1"))
+	e.count(m) // its first process ends when it has no room for the counter's file
 	for i, path := range []string{"/big", "/tmp/big"} {
 		var wrote int
 		var full bool
